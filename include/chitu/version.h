@@ -1,0 +1,6 @@
+#pragma once
+
+#define CHITU_VERSION_MAJOR 0
+#define CHITU_VERSION_MINOR 1
+#define CHITU_VERSION_PATCH 0
+#define CHITU_VERSION_STRING "0.1.0"
