@@ -11,6 +11,7 @@ namespace chitu {
 
 struct KernelInfo {
   std::string name;
+  Method method = Method::automatic;  ///< explain() only: the method the row was considered for
   DeviceType device = DeviceType::cpu;
   bool verified = false;  ///< has passed the suite on real hardware of this kind
   bool chosen = false;    ///< explain() only: this row would run

@@ -21,6 +21,7 @@ enum class DenseMask : std::uint8_t { none, boolean, additive };
 struct DeviceCaps {
   int capability = 0;  ///< 90 for sm_90
   int sm_count = 0;
+  friend bool operator==(const DeviceCaps&, const DeviceCaps&) = default;
 };
 
 /// One call in plain numbers: every optional resolved. Two calls with equal Problems take the same kernel and the same workspace.
@@ -42,7 +43,9 @@ struct Problem {
   bool padded = false;         ///< seqlens_k
   bool has_lse = false;
   bool quantized_kv = false;   ///< args.kv instead of k and v
+  bool aligned16 = false;      ///< base addresses and strides of q, k, v and out are multiples of 16 bytes (what TMA and 16-byte copies need)
   std::int64_t group() const { return num_heads_q / num_heads_kv; }
+  friend bool operator==(const Problem&, const Problem&) = default;
 };
 
 struct Call {

@@ -17,6 +17,9 @@ struct MaskParams {
   std::int64_t diagonal = 0;
   bool bottom_right = true;  ///< diagonal = seqlen_k - seqlen_q of each sequence
   CHITU_HD bool any() const { return left < kNoLimit || right < kNoLimit; }
+  CHITU_HD friend bool operator==(const MaskParams& a, const MaskParams& b) {
+    return a.left == b.left && a.right == b.right && a.diagonal == b.diagonal && a.bottom_right == b.bottom_right;
+  }
 };
 
 struct KeyRange {
