@@ -27,8 +27,8 @@ struct ExactRows {
 /// args.out and args.lse are not used and may be empty. threads: 0 = one per core. Cost: rows * seqlen_k * (head_dim + head_dim_v) multiply-adds.
 ExactRows exact64(const AttentionArgs& args, const Mask& mask, std::optional<float> softmax_scale, std::span<const RowIndex> rows, int threads = 0);
 
-/// Up to `count` rows of [batch, num_heads, seqlen_q], spread evenly with a seeded jitter, sorted by (sequence, head, row), first and last row of the first
-/// head always among them. count <= 0 or more than there are: all rows.
+/// Up to `count` rows of [batch, num_heads, seqlen_q]: the first, then one at a seeded position in each of `count` equal stretches; sorted.
+/// count <= 0 or more than there are: all rows.
 std::vector<RowIndex> sample_rows(std::int64_t batch, std::int64_t num_heads, std::int64_t seqlen_q, std::int64_t count, std::uint64_t seed = 1);
 
 }  // namespace chitu::eval
