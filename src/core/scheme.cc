@@ -179,6 +179,10 @@ Scheme resolve_scheme(Method method, DType input, const SchemeOptions& o) {
   const bool sage = method == Method::sage1 || method == Method::sage2;
   const bool int_flash = method == Method::int_flash || method == Method::int_flash_half;
   const std::string_view name = method_name(method);
+  CHITU_CHECK(!o.granularity || *o.granularity <= Granularity::per_token, "scheme.granularity: want a member of the enum, got ", static_cast<int>(*o.granularity));
+  CHITU_CHECK(!o.family || *o.family <= FragmentFamily::mma_sync, "scheme.family: want a member of the enum, got ", static_cast<int>(*o.family));
+  CHITU_CHECK(!o.pv_accumulation || *o.pv_accumulation <= PvAccumulation::fp16_fp32, "scheme.pv_accumulation: want a member of the enum, got ",
+              static_cast<int>(*o.pv_accumulation));
   CHITU_CHECK(sage || !(o.granularity || o.family || o.pv_accumulation),
               "scheme.granularity, family, pv_accumulation: only sage1 and sage2 take them, the method is ", name);
   CHITU_CHECK(sage || int_flash || !(o.smooth_k || o.smooth_q || o.smooth_v),

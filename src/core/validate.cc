@@ -23,6 +23,8 @@ void check_head_dim(const char* name, std::int64_t d) {
   CHITU_CHECK(d >= 1 && d <= kMaxHeadDim, name, ".shape[3] (head_dim): want 1..", kMaxHeadDim, ", got ", d);
 }
 
+bool quantizes(Method m) { return m >= Method::sage1 && m <= Method::chitu_fast; }
+
 ConstTensorView as_const(const TensorView& v) { return {v.data, v.dtype, v.device, v.shape, v.stride}; }
 
 void check_kv(const AttentionArgs& a, Problem& p) {
@@ -30,10 +32,16 @@ void check_kv(const AttentionArgs& a, Problem& p) {
     const QuantizedKV& kv = *a.kv;
     CHITU_CHECK(a.k.data == nullptr && a.v.data == nullptr, "kv: give either k and v or kv, got both");
     CHITU_CHECK(kv.data != nullptr && kv.bytes > 0, "kv.data: want a blob made by quantize_kv, got null");
+    CHITU_CHECK(reinterpret_cast<std::uintptr_t>(kv.data) % 256 == 0, "kv.data: want 256-byte alignment, got address ", kv.data);
+    CHITU_CHECK(quantizes(kv.method), "kv.method: want a method that quantizes, got ", method_name(kv.method));
     CHITU_CHECK(kv.device == a.q.device, "kv.device: want the device of q, got another one");
     CHITU_CHECK(kv.dtype == a.q.dtype, "kv.dtype: want the dtype of q (", dtype_name(a.q.dtype), "), got ", dtype_name(kv.dtype));
     CHITU_CHECK(kv.head_dim == a.q.shape[3], "kv.head_dim: want that of q (", a.q.shape[3], "), got ", kv.head_dim);
     CHITU_CHECK(kv.batch == a.q.shape[0], "kv.batch: want that of q (", a.q.shape[0], "), got ", kv.batch);
+    CHITU_CHECK(kv.seqlen >= 0, "kv.seqlen: want >= 0, got ", kv.seqlen);
+    CHITU_CHECK(kv.num_heads_kv >= 0 && (kv.num_heads_kv == 0 ? p.num_heads_q == 0 : p.num_heads_q % kv.num_heads_kv == 0),
+                "kv.num_heads_kv: want a divisor of num_heads_q = ", p.num_heads_q, ", got ", kv.num_heads_kv);
+    CHITU_CHECK(kv.head_dim_v >= 1 && kv.head_dim_v <= kMaxHeadDim, "kv.head_dim_v: want 1..", kMaxHeadDim, ", got ", kv.head_dim_v);
     p.quantized_kv = true;
     p.seqlen_k = kv.seqlen;
     p.num_heads_kv = kv.num_heads_kv;
@@ -110,6 +118,8 @@ void check_mask(const AttentionArgs& a, const Mask& m, Problem& p) {
                 "mask.data: want a pointer for shape ", shape_text(a.mask), ", got null");
     return;
   }
+  CHITU_CHECK(a.mask.dtype == DType::boolean || is_float(a.mask.dtype), "mask.dtype: want bool, f32, f16 or bf16, got ", dtype_name(a.mask.dtype), " (",
+              static_cast<int>(a.mask.dtype), ")");
   CHITU_CHECK(!p.packed, "mask: a dense mask cannot be combined with packed sequences (cu_seqlens); use a padded batch with seqlens_k");
   check_view("mask", a.mask, a.q.device);
   const std::array<std::int64_t, 4> want = {p.batch, p.num_heads_q, p.seqlen_q, p.seqlen_k};
@@ -148,12 +158,17 @@ void check_outputs(const AttentionArgs& a, const std::array<std::int64_t, 4>& ou
   against_input("k", a.k);
   against_input("v", a.v);
   apart("out", "mask", out, byte_range("mask", a.mask));
+  ByteRange blob;
+  if (a.kv != nullptr) blob = {reinterpret_cast<std::uintptr_t>(a.kv->data), reinterpret_cast<std::uintptr_t>(a.kv->data) + a.kv->bytes};
+  apart("out", "kv", out, blob);
   if (!p.has_lse) return;
   const ByteRange lse = byte_range("lse", a.lse);
   apart("lse", "out", lse, out);
   apart("lse", "q", lse, byte_range("q", a.q));
   apart("lse", "k", lse, byte_range("k", a.k));
   apart("lse", "v", lse, byte_range("v", a.v));
+  apart("lse", "mask", lse, byte_range("mask", a.mask));
+  apart("lse", "kv", lse, blob);
 }
 
 template <class View>
@@ -198,6 +213,7 @@ Problem validate(const AttentionArgs& a, const AttentionOptions& o) {
   check_mask(a, o.mask, p);
   check_outputs(a, out_shape, p);
   p.softmax_scale = o.softmax_scale.value_or(static_cast<float>(1.0 / std::sqrt(static_cast<double>(p.head_dim))));
+  CHITU_CHECK(o.method <= Method::chitu_fast, "method: want a member of the enum, got ", static_cast<int>(o.method));
   CHITU_CHECK(std::isfinite(p.softmax_scale), "softmax_scale: want a finite number, got ", p.softmax_scale);
   p.aligned16 = aligned16(a.q) && aligned16(a.k) && aligned16(a.v) && aligned16(a.out);
   return p;
@@ -210,7 +226,7 @@ QuantizeProblem validate_quantize(const ConstTensorView& k, const ConstTensorVie
   check_head_dim("v", v.shape[3]);
   CHITU_CHECK(v.dtype == k.dtype, "v.dtype: want the dtype of k (", dtype_name(k.dtype), "), got ", dtype_name(v.dtype));
   for (int i = 0; i < 3; ++i) CHITU_CHECK(v.shape[i] == k.shape[i], "v.shape: want batch, seqlen and heads of k ", shape_text(k), ", got ", shape_text(v));
-  CHITU_CHECK(o.method != Method::automatic && o.method != Method::exact, "method: want a method that quantizes, got ", method_name(o.method));
+  CHITU_CHECK(quantizes(o.method), "method: want a method that quantizes, got ", method_name(o.method));
   QuantizeProblem p;
   p.device = k.device;
   p.dtype = k.dtype;
