@@ -108,7 +108,7 @@ void visit_keys(const AttentionArgs& a, const Extent& e, double scale, Row& r, s
 
 ExactRows exact64(const AttentionArgs& a, const Mask& mask, std::optional<float> softmax_scale, std::span<const RowIndex> rows, int threads) {
   const std::int64_t d_qk = a.q.shape[3], d_v = a.v.shape[3], group = a.q.shape[2] / std::max<std::int64_t>(1, a.k.shape[2]);
-  const double scale = softmax_scale ? static_cast<double>(*softmax_scale) : 1 / std::sqrt(static_cast<double>(d_qk));
+  const double scale = softmax_scale.value_or(static_cast<float>(1.0 / std::sqrt(static_cast<double>(d_qk))));
   ExactRows result{d_v, std::vector<double>(rows.size() * static_cast<std::size_t>(d_v), 0.0),
                    std::vector<double>(rows.size(), -std::numeric_limits<double>::infinity())};
   // Neighbouring rows of one (sequence, kv head) share the conversion of K and V.
