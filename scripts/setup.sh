@@ -39,14 +39,35 @@ command -v cmake >/dev/null || toolchain+=(cmake)
 command -v ninja >/dev/null || toolchain+=(ninja-build)
 command -v python3 >/dev/null || toolchain+=(python3)
 
+private_cuda=$root/.deps/cuda
 find_nvcc() {
-  if command -v nvcc >/dev/null; then command -v nvcc; elif [ -x /usr/local/cuda/bin/nvcc ]; then say /usr/local/cuda/bin/nvcc; fi
+  local candidate
+  for candidate in "$(command -v nvcc || true)" /usr/local/cuda/bin/nvcc "$private_cuda/nvidia/cu13/bin/nvcc"; do
+    if [ -x "$candidate" ]; then say "$candidate"; return; fi
+  done
+}
+
+has_gpu() { [ -e /dev/nvidiactl ] || { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; }; }
+
+# A GPU without a compiler: take NVIDIA's from PyPI into a private folder of this checkout. CHITU_CUDA=OFF stays on the CPU.
+ensure_nvcc() {
+  if [ "${CHITU_CUDA:-AUTO}" = OFF ] || [ -n "$(find_nvcc)" ] || ! has_gpu; then return 0; fi
+  say "A GPU but no nvcc: fetching NVIDIA's compiler into .deps/cuda (CHITU_CUDA=OFF would stay on the CPU)"
+  install_packages python3-pip
+  local version=13.0 packages=()
+  for name in nvcc crt runtime cccl; do packages+=("nvidia-cuda-$name==$version.*"); done
+  if ! python3 -m pip install -q --disable-pip-version-check --target "$private_cuda" "${packages[@]}" "nvidia-nvvm==$version.*" 2>"$root/.deps/pip.log"; then
+    say "That failed (.deps/pip.log has the reason): staying on the CPU. Put nvcc 13 on PATH and run this again to use the GPU."
+    rm -rf "$private_cuda"
+  fi
 }
 
 # configure_build DIRECTORY [CMAKE ARGUMENT ...]
 configure_build() {
-  local dir=$1
+  local dir=$1 nvcc
   shift
+  nvcc=$(find_nvcc)
+  set -- "-DCHITU_CUDA=${CHITU_CUDA:-AUTO}" ${nvcc:+"-DCMAKE_CUDA_COMPILER=$nvcc"} "$@"
   cmake -S "$root" -B "$dir" -G Ninja "$@" >"$dir.configure.log" 2>&1 || { cat "$dir.configure.log" >&2; die "configuration failed"; }
   rm -f "$dir.configure.log"
 }
