@@ -1,0 +1,29 @@
+#pragma once
+
+// The functions that every instruction-set unit exports.
+
+#include "cpu/device/params.h"
+
+namespace chitu::cpu {
+
+struct IsaTable {
+  const char* name;
+  bool bf16_dot;      // 16-bit dot products in hardware
+  int rows_per_item;  // rows of one attention work item
+  // pre-pass
+  void (*quantize_tile)(const QuantizeArgs&, std::int64_t tile, void* scratch);
+  void (*channel_weights)(const Rows& v, std::int64_t seqlen, int head_dim, int padded, float* c, float* inv);
+  void (*tile_sum)(const Rows&, std::int64_t first, int count, int head_dim, int width, float* sum, void* scratch);
+  std::int32_t (*absmax_rows)(const Rows&, std::int64_t first, std::int64_t count, std::int64_t step, int head_dim);
+  void (*absmax_channels)(const Rows&, std::int64_t first, std::int64_t count, int head_dim, std::int32_t* bits);
+  // attention
+  std::int64_t (*lut_scratch_bytes)(int dk, int dv);
+  void (*attend_lut)(const AttendArgs&, std::int64_t item, void* scratch);
+};
+
+const IsaTable& scalar_table();
+const IsaTable& avx2_table();
+const IsaTable& avx512vnni_table();
+const IsaTable& avx512bf16_table();
+
+}  // namespace chitu::cpu
