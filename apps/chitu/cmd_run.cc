@@ -1,0 +1,71 @@
+// chitu run: attention on tensors from files.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <memory>
+
+#include "call.h"
+#include "commands.h"
+#include "common.h"
+#include "parse_error.h"
+#include "tensor_file.h"
+
+namespace chitu::cli {
+namespace {
+
+struct Options {
+  CallFiles files;
+  CallOptions call;
+  std::string out, lse, method = "automatic";
+};
+
+/// Writing over an input is never what was meant.
+void refuse_input(const std::string& output, const CallFiles& files) {
+  const std::string path = parse_tensor_ref(output).path;
+  for (const std::string* input : {&files.q, &files.k, &files.v, &files.mask}) {
+    if (input->empty()) continue;
+    std::error_code error;
+    if (std::filesystem::equivalent(path, parse_tensor_ref(*input).path, error)) throw ParseError(path, "is an input, name another file for the output");
+  }
+}
+
+int execute(const Options& options) {
+  AttentionOptions attention_options;
+  attention_options.method = parse_one_method("--method", options.method);
+  attention_options.mask = options.call.mask();
+  attention_options.softmax_scale = options.call.scale();
+  options.call.apply_threads();
+  refuse_input(options.out, options.files);
+  if (!options.lse.empty()) refuse_input(options.lse, options.files);
+
+  const HostCall host(options.files);
+  const Device device = parse_device("--device", options.call.device);
+  DeviceCall call(host.args(), device, host.bhsd(), !options.lse.empty());
+  const Plan chosen = plan(call.args(), attention_options);
+  TensorOutput output;
+  output.add(options.out, "out", element_of(host.dtype()), call.out_shape());
+  if (!options.lse.empty()) output.add(options.lse, "lse", ElementType::f32, call.lse_shape());
+
+  const Buffer workspace(device, chosen.workspace_bytes());
+  run(chosen, call.args(), workspace.data());
+  std::vector<const void*> data = {call.fetch_out()};
+  if (!options.lse.empty()) data.push_back(call.fetch_lse());
+  output.write_and_commit(data);
+  return kDone;
+}
+
+}  // namespace
+
+Command add_run(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("run", "Attention on tensors from files");
+  auto options = std::make_shared<Options>();
+  options->files.add_to(*command);
+  command->add_option("--out", options->out, "Where out goes: dtype and layout of q; .npy or .safetensors[:TENSOR] (bf16: .safetensors)")->required()->type_name("FILE");
+  command->add_option("--lse", options->lse, "Where the log-sum-exp goes: fp32 [batch, heads, seqlen_q], natural log")->type_name("FILE");
+  command->add_option("--method", options->method, "automatic, exact, sage1, sage2, int_flash, int_flash_half, chitu, chitu_int8 or chitu_fast")->capture_default_str();
+  options->call.add_to(*command);
+  return {command, [options] { return execute(*options); }};
+}
+
+}  // namespace chitu::cli
