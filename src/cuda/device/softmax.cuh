@@ -1,0 +1,122 @@
+// Online softmax on wgmma accumulators. A thread holds two rows: s[4i + {0, 1}] and s[4i + {2, 3}], columns 8i + 2 * (lane % 4) + {0, 1}.
+#pragma once
+#include <climits>
+#include <cstdint>
+
+#include "ptx/mma.cuh"
+#include "ptx/wgmma.cuh"
+
+namespace chitu::cuda {
+
+__device__ __forceinline__ float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+
+__device__ __forceinline__ float quad_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+__device__ __forceinline__ int score_max(int a, int b) { return max(a, b); }
+__device__ __forceinline__ float score_max(float a, float b) { return fmaxf(a, b); }
+__device__ __forceinline__ float to_f32(int x) { return __int2float_rn(x); }
+__device__ __forceinline__ float to_f32(float x) { return x; }
+
+template <class Score>
+constexpr Score kLowest = Score(-__builtin_huge_valf());
+template <>
+inline constexpr int kLowest<int> = INT_MIN;
+
+// Columns of a row that are visible, relative to this thread's first column of the tile: first <= 8i + e < first + count.
+struct VisibleColumns {
+  int first, count;
+};
+
+__device__ __forceinline__ bool visible(VisibleColumns v, int column) {
+  return static_cast<unsigned>(column - v.first) < static_cast<unsigned>(v.count);
+}
+
+// The thread's two rows of a tile: p = 2^(s * c + bias - m + offset).
+struct RowScale {
+  float c[2], bias[2];
+};
+
+// Running state of the thread's two rows: m is the reference the weights are taken against, l this thread's share of their sum.
+struct RowState {
+  float m[2], l[2], alpha[2];
+  bool rescale;  // uniform in the warp: o must be multiplied by alpha
+
+  __device__ __forceinline__ void reset() {
+    m[0] = m[1] = -__builtin_huge_valf();
+    l[0] = l[1] = 0.f;
+    rescale = false;
+  }
+};
+
+// Scores to packed weights. Masked columns get 0, by predicate. sum: of the unrounded weights.
+template <bool kMasked, bool kBf16, int kCount, class Score>
+__device__ __forceinline__ void make_weights(const Score (&s)[kCount], uint32_t (&packed)[kCount / 2], float (&sum)[2], const RowState& row,
+                                             const RowScale& scale, float offset, const VisibleColumns (&columns)[2]) {
+  float base[2], part[4] = {};
+#pragma unroll
+  for (int r = 0; r < 2; ++r) base[r] = scale.bias[r] - row.m[r] + offset;
+#pragma unroll
+  for (int i = 0; i < kCount; i += 2) {
+    int r = i / 2 % 2;
+    float p[2];
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      float x = fmaf(to_f32(s[i + e]), scale.c[r], base[r]);
+      if constexpr (kMasked) x = visible(columns[r], i / 4 * 8 + e) ? x : kLowest<float>;
+      p[e] = ptx::exp2_approx(x);
+      part[r * 2 + e] += p[e];
+    }
+    packed[i / 2] = kBf16 ? ptx::pack_bf16(p[0], p[1]) : ptx::pack_f16(p[0], p[1]);
+  }
+  sum[0] = part[0] + part[1];
+  sum[1] = part[2] + part[3];
+}
+
+// The largest logit this thread sees in each row, -inf if none is visible.
+template <bool kMasked, int kCount, class Score>
+__device__ __forceinline__ void row_levels(const Score (&s)[kCount], float (&level)[2], const RowScale& scale, const VisibleColumns (&columns)[2]) {
+  Score top[2] = {kLowest<Score>, kLowest<Score>};
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    int r = i / 2 % 2;
+    Score x = s[i];
+    if constexpr (kMasked) x = visible(columns[r], i / 4 * 8 + i % 2) ? x : kLowest<Score>;
+    top[r] = score_max(top[r], x);
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    level[r] = fmaf(to_f32(top[r]), scale.c[r], scale.bias[r]);
+    if (kMasked && top[r] == kLowest<Score>) level[r] = kLowest<float>;
+  }
+}
+
+// One tile. m moves only where a row outgrows it by kSlack octaves, row by row, so a row's bits do not depend on its neighbours.
+template <bool kMasked, bool kBf16, int kCount, class Score>
+__device__ __forceinline__ void softmax_tile(const Score (&s)[kCount], uint32_t (&packed)[kCount / 2], RowState& row, const RowScale& scale, float offset,
+                                             const VisibleColumns (&columns)[2]) {
+  constexpr float kSlack = 8.f;
+  float level[2], sum[2];
+  row_levels<kMasked>(s, level, scale, columns);
+  row.rescale = __any_sync(~0u, level[0] > row.m[0] + kSlack || level[1] > row.m[1] + kSlack);
+  if (row.rescale) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float top = quad_max(level[r]);
+      bool moves = top > row.m[r] + kSlack;
+      row.alpha[r] = moves ? ptx::exp2_approx(row.m[r] - top) : 1.f;
+      row.m[r] = moves ? top : row.m[r];
+      row.l[r] *= row.alpha[r];
+    }
+  }
+  make_weights<kMasked, kBf16>(s, packed, sum, row, scale, offset, columns);
+  row.l[0] += sum[0];
+  row.l[1] += sum[1];
+}
+
+}  // namespace chitu::cuda

@@ -1,0 +1,55 @@
+// What the sm_90 attention kernels read and write. Plain numbers and device pointers; shapes are row-major, strides count elements.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace chitu::cuda::sm90 {
+
+enum class Float : int { f16, bf16, f32 };
+
+// A [batch, seqlen, num_heads, head_dim] view; head_dim has stride 1.
+struct View {
+  const void* data;
+  int64_t batch_stride, seq_stride, head_stride;
+};
+
+constexpr int64_t kUnbounded = int64_t{1} << 40;  // window_left / window_right of a side without a bound
+
+struct AttentionParams {
+  // Made by the pre-pass; 16-byte aligned. tiles_k = ceil(seqlen_k / 128). Codes of padding rows are never used.
+  const int8_t* q8;      // [batch, num_heads_q, seqlen_q_padded, head_dim]; negated when softmax_scale < 0
+  const float* q_scale;  // [batch, num_heads_q, seqlen_q_padded]; rows beyond seqlen_q may hold anything
+  const int8_t* k8;      // [batch, num_heads_kv, tiles_k, 128, head_dim]
+  const float* k_scale;  // [batch, num_heads_kv, tiles_k, 4]: group g = tokens 8i + 2g + {0, 1} of the tile
+  const void* k_mean;    // [batch, num_heads_kv, tiles_k, head_dim], dtype `input`; null: no tile bias
+  const float* bias;     // [batch, num_heads_q, tiles_k, seqlen_q_padded], log2 units; takes the place of q . k_mean; null: computed here
+
+  // The caller's tensors. 16-byte aligned rows: see supports().
+  View q, k, v;          // dtype `input`; q is read for the bias (and by `exact`), k only by `exact`
+  void* out;             // dtype `output`
+  int64_t out_batch_stride, out_seq_stride, out_head_stride;
+  float* lse;            // natural log; null: not wanted
+  int64_t lse_batch_stride, lse_head_stride, lse_seq_stride;
+  const int32_t* seqlens_k;  // [batch] on the device: keys of each sequence, clamped to seqlen_k; null: seqlen_k
+  int32_t* work_counter;     // one int, zero when the kernel starts; null: static schedule
+
+  Float input, output;
+  int batch, num_heads_q, num_heads_kv, head_dim;
+  int seqlen_q, seqlen_k;  // seqlen_k: keys the views of k and v hold
+  int seqlen_q_padded, tiles_k;
+  float softmax_scale;     // may be negative (8-bit methods)
+  // Key j is visible to query i iff i + diagonal - window_left <= j <= i + diagonal + window_right.
+  int64_t window_left, window_right;
+  int64_t diagonal;
+  bool diagonal_from_length;  // diagonal = keys of the sequence - seqlen_q, per sequence (bottom-right)
+  int num_sms;                // CTAs of the persistent grid
+};
+
+// Row names of src/cuda/kernels.cc. Launches check nothing that supports() checks, allocate nothing, never synchronise.
+const char* supports_int8_f16(const AttentionParams& p);  // null, or the reason why not
+cudaError_t launch_int8_f16(const AttentionParams& p, cudaStream_t stream);
+const char* supports_f16_f16(const AttentionParams& p);
+cudaError_t launch_f16_f16(const AttentionParams& p, cudaStream_t stream);
+
+}  // namespace chitu::cuda::sm90

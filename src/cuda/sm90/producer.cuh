@@ -1,0 +1,202 @@
+// The producer warpgroup: warp 0 hands out work and loads operands, warps 1-3 make the tile bias.
+#pragma once
+#include "../device/ptx/mma.cuh"
+#include "../device/ptx/sync.cuh"
+#include "../device/ptx/tma.cuh"
+#include "traits.cuh"
+#include "work.cuh"
+
+namespace chitu::cuda::sm90 {
+
+struct alignas(64) TensorMap {
+  char bytes[128];  // a CUtensorMap, without its header
+};
+
+struct TensorMaps {
+  TensorMap q, k, v, q16;
+};
+
+constexpr int kBiasWarps = 3;
+constexpr int kBarBias = 1;       // named barriers; 0 is __syncthreads
+constexpr int kBarConsumers = 2;
+
+// Reads the next ticket; every role sees the same sequence. Returns false at the end.
+__device__ __forceinline__ bool next_ticket(Barriers& bar, RingState<2>& ring, int lane, int num_tiles, int& ticket) {
+  ptx::mbarrier_wait(&bar.work_full[ring.index], ring.phase);
+  ticket = *const_cast<volatile int*>(&bar.ticket[ring.index]);
+  __syncwarp();
+  if (lane == 0) ptx::mbarrier_arrive(&bar.work_empty[ring.index]);
+  ring.advance();
+  return ticket < num_tiles;
+}
+
+template <class T>
+__device__ __forceinline__ void load_k(const TensorMaps& maps, char* smem, Barriers& bar, RingState<2>& ring, const Work& w,
+                                       int head_linear_kv, int n) {
+  ptx::mbarrier_wait(&bar.k_empty[ring.index], ring.phase ^ 1);
+  uint64_t* full = &bar.k_full[ring.index];
+  ptx::mbarrier_arrive_expect_tx(full, T::kKBytes);
+  char* stage = smem + T::kKOffset + ring.index * T::kKBytes;
+#pragma unroll
+  for (int c = 0; c < T::kQkChunks; ++c) {
+    constexpr int kColumns = T::kQkChunk / T::kQkBytes;
+    char* to = stage + c * T::kTileN * T::kQkChunk;
+    if constexpr (T::kInt8Qk) {
+      ptx::tma_load_3d(to, &maps.k, full, c * kColumns, n * T::kTileN, head_linear_kv);
+    } else {
+      ptx::tma_load_4d(to, &maps.k, full, c * kColumns, n * T::kTileN, w.head_kv, w.batch);
+    }
+  }
+  ring.advance();
+}
+
+template <class T>
+__device__ __forceinline__ void load_v(const TensorMaps& maps, char* smem, Barriers& bar, RingState<2>& ring, const Work& w, int n) {
+  ptx::mbarrier_wait(&bar.v_empty[ring.index], ring.phase ^ 1);
+  uint64_t* full = &bar.v_full[ring.index];
+  ptx::mbarrier_arrive_expect_tx(full, T::kVBytes);
+  char* stage = smem + T::kVOffset + ring.index * T::kVBytes;
+#pragma unroll
+  for (int c = 0; c < T::kChunks16; ++c) {
+    ptx::tma_load_4d(stage + c * T::kTileN * T::kChunk16, &maps.v, full, c * T::kChunk16 / 2, n * T::kTileN, w.head_kv, w.batch);
+  }
+  ring.advance();
+}
+
+template <class T>
+__device__ __forceinline__ void load_q(const TensorMaps& maps, char* smem, Barriers& bar, const AttentionParams& p, const Work& w) {
+  ptx::mbarrier_arrive_expect_tx(&bar.q_full, T::kQBytes);
+#pragma unroll
+  for (int c = 0; c < T::kQkChunks; ++c) {
+    constexpr int kColumns = T::kQkChunk / T::kQkBytes;
+    char* to = smem + T::kQOffset + c * T::kTileM * T::kQkChunk;
+    if constexpr (T::kInt8Qk) {
+      ptx::tma_load_3d(to, &maps.q, &bar.q_full, c * kColumns, w.row0, w.batch * p.num_heads_q + w.head);
+    } else {
+      ptx::tma_load_4d(to, &maps.q, &bar.q_full, c * kColumns, w.row0, w.head, w.batch);
+    }
+  }
+}
+
+// One thread.
+template <class T>
+__device__ __forceinline__ void produce(const AttentionParams& p, const WorkShape& shape, const TensorMaps& maps, char* smem, Barriers& bar) {
+  RingState<2> k_ring, v_ring;
+  RingState<2> work_ring;
+  uint32_t q_phase = 0;
+  auto fetch = [&](int previous) { return p.work_counter ? atomicAdd(p.work_counter, 1) : previous + static_cast<int>(gridDim.x); };
+  auto post = [&](int ticket) {
+    ptx::mbarrier_wait(&bar.work_empty[work_ring.index], work_ring.phase ^ 1);
+    bar.ticket[work_ring.index] = ticket;
+    ptx::mbarrier_arrive(&bar.work_full[work_ring.index]);
+    work_ring.advance();
+  };
+  int ticket = p.work_counter ? fetch(0) : blockIdx.x;
+  post(ticket);
+  while (ticket < shape.num_tiles) {
+    int next = fetch(ticket);
+    post(next);  // one piece ahead, so that the bias warps can start on it
+    Work w = decode_work<T::kTileM, T::kTileN>(p, shape, ticket);
+    ticket = next;
+    if (w.n_end <= w.n_begin) continue;
+    int head_linear_kv = w.batch * p.num_heads_kv + w.head_kv;
+    ptx::mbarrier_wait(&bar.q_empty, q_phase ^ 1);
+    q_phase ^= 1;
+    load_q<T>(maps, smem, bar, p, w);
+    load_k<T>(maps, smem, bar, k_ring, w, head_linear_kv, w.n_end - 1);
+    for (int n = w.n_end - 2; n >= w.n_begin; --n) {
+      load_k<T>(maps, smem, bar, k_ring, w, head_linear_kv, n);
+      load_v<T>(maps, smem, bar, v_ring, w, n + 1);
+    }
+    load_v<T>(maps, smem, bar, v_ring, w, w.n_begin);
+    if (k_ring.index == 1) {  // every piece of work starts in stage 0
+      ptx::mbarrier_wait(&bar.k_empty[1], k_ring.phase ^ 1);
+      ptx::mbarrier_arrive(&bar.k_full[1]);
+      k_ring.advance();
+      ptx::mbarrier_wait(&bar.v_empty[1], v_ring.phase ^ 1);
+      ptx::mbarrier_arrive(&bar.v_full[1]);
+      v_ring.advance();
+    }
+  }
+}
+
+// bias[i, T] for rows 16 * m .. + 15 and the kBiasTiles scale tiles from t0 on, q in shared memory, means from global memory.
+template <class T>
+__device__ __forceinline__ void bias_block(const typename T::Float16* means, int tiles_k, float scale, uint32_t q16, float* bias, int m, int t0,
+                                           int lane) {
+  float d[4] = {};
+  const uint32_t* mean = reinterpret_cast<const uint32_t*>(means + static_cast<int64_t>(min(t0 + lane / 4, tiles_k - 1)) * T::kHeadDim) + lane % 4;
+  int row = m * 16 + lane % 16;
+  constexpr int kColumns = T::kChunk16 / 2;
+#pragma unroll 4
+  for (int kk = 0; kk < T::kHeadDim / 16; ++kk) {
+    int column = kk * 16 + lane / 16 * 8;
+    uint32_t offset = row * T::kChunk16 + column % kColumns * 2;
+    offset ^= (offset >> 7 & (T::kChunk16 / 16 - 1)) << 4;
+    uint32_t a[4];
+    ptx::ldmatrix_x4(a, q16 + column / kColumns * (T::kTileM * T::kChunk16) + offset);
+    uint32_t b0 = __ldg(mean + kk * 8), b1 = __ldg(mean + kk * 8 + 4);
+    if constexpr (T::kBf16) {
+      ptx::mma_m16n8k16_bf16(d, a, b0, b1);
+    } else {
+      ptx::mma_m16n8k16_f16(d, a, b0, b1);
+    }
+  }
+  float* to = bias + lane % 4 * 2 * T::kBiasStride + m * 16 + lane / 4;
+  to[0] = d[0] * scale;
+  to[T::kBiasStride] = d[1] * scale;
+  to[8] = d[2] * scale;
+  to[T::kBiasStride + 8] = d[3] * scale;
+}
+
+// Warps 1..3 of the producer warpgroup.
+template <class T>
+__device__ __forceinline__ void make_bias(const AttentionParams& p, const WorkShape& shape, const TensorMaps& maps, char* smem, Barriers& bar,
+                                          int warp, int lane) {
+  using Float16 = typename T::Float16;
+  RingState<2> work_ring, bias_ring;
+  uint32_t q16_phase = 0;
+  int ticket;
+  const bool computed = p.k_mean && !p.bias;
+  const float scale = p.softmax_scale * 1.4426950408889634f;
+  while (next_ticket(bar, work_ring, lane, shape.num_tiles, ticket)) {
+    Work w = decode_work<T::kTileM, T::kTileN>(p, shape, ticket);
+    if (w.n_end <= w.n_begin) continue;
+    if (computed) {
+      ptx::bar_sync(kBarBias, kBiasWarps * 32);  // all are done with the previous q
+      if (warp == 1 && lane == 0) {
+        ptx::mbarrier_arrive_expect_tx(&bar.q16_full, T::kQ16Bytes);
+        for (int c = 0; c < T::kChunks16; ++c) {
+          ptx::tma_load_4d(smem + T::kQ16Offset + c * T::kTileM * T::kChunk16, &maps.q16, &bar.q16_full, c * T::kChunk16 / 2, w.row0, w.head, w.batch);
+        }
+      }
+      ptx::mbarrier_wait(&bar.q16_full, q16_phase);
+      q16_phase ^= 1;
+    }
+    int64_t means_row = static_cast<int64_t>(w.batch * p.num_heads_kv + w.head_kv) * p.tiles_k;
+    const Float16* means = static_cast<const Float16*>(p.k_mean) + means_row * T::kHeadDim;
+    int group_last = (w.n_end - 1) * T::kTileN / kScaleTile / kBiasTiles;
+    int group_first = w.n_begin * T::kTileN / kScaleTile / kBiasTiles;
+    for (int group = group_last; group >= group_first; --group) {
+      ptx::mbarrier_wait(&bar.bias_empty[bias_ring.index], bias_ring.phase ^ 1);
+      float* bias = reinterpret_cast<float*>(smem + T::kBiasOffset) + bias_ring.index * kBiasTiles * T::kBiasStride;
+      if (computed) {
+        for (int m = warp - 1; m < T::kTileM / 16; m += kBiasWarps) {
+          bias_block<T>(means, p.tiles_k, scale, ptx::smem_u32(smem + T::kQ16Offset), bias, m, group * kBiasTiles, lane);
+        }
+      } else {
+        int64_t row = static_cast<int64_t>(w.batch * p.num_heads_q + w.head) * p.tiles_k + group * kBiasTiles;
+        for (int i = (warp - 1) * 32 + lane; i < kBiasTiles * T::kTileM; i += kBiasWarps * 32) {
+          int t = i / T::kTileM, r = i % T::kTileM;
+          bool inside = p.bias && group * kBiasTiles + t < p.tiles_k && w.row0 + r < p.seqlen_q_padded;
+          bias[t * T::kBiasStride + r] = inside ? __ldg(p.bias + (row + t) * p.seqlen_q_padded + w.row0 + r) : 0.f;
+        }
+      }
+      __syncwarp();
+      if (lane == 0) ptx::mbarrier_arrive(&bar.bias_full[bias_ring.index]);
+      bias_ring.advance();
+    }
+  }
+}
+
+}  // namespace chitu::cuda::sm90

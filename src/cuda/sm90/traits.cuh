@@ -1,0 +1,81 @@
+// Compile-time policy of the 16-bit PV kernels: tile sizes, shared memory plan, operand layouts.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "../device/ptx/wgmma.cuh"
+#include "params.h"
+
+namespace chitu::cuda::sm90 {
+
+constexpr int kScaleTile = 128;  // keys that share means and scales
+constexpr int kBiasTiles = 8;    // scale tiles whose bias is made at once
+
+// Swizzle width for rows of `bytes`: the widest that divides them.
+constexpr int chunk_bytes(int bytes) { return bytes % 128 == 0 ? 128 : bytes % 64 == 0 ? 64 : 32; }
+constexpr ptx::Swizzle swizzle_of(int chunk) { return chunk == 128 ? ptx::Swizzle::b128 : chunk == 64 ? ptx::Swizzle::b64 : ptx::Swizzle::b32; }
+constexpr int round_up(int x, int to) { return (x + to - 1) / to * to; }
+
+template <bool kInt8Qk_, bool kBf16_, int kHeadDim_, int kTileN_, int kWarpgroups_>
+struct Traits {
+  static constexpr bool kInt8Qk = kInt8Qk_, kBf16 = kBf16_;
+  static constexpr int kHeadDim = kHeadDim_, kTileN = kTileN_, kWarpgroups = kWarpgroups_, kStages = 2;
+  static constexpr int kTileM = 64 * kWarpgroups;
+  static constexpr int kThreads = 128 * (kWarpgroups + 1);
+  static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 32;
+  static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 232 : 160;
+  static constexpr int kScores = kTileN / 2;  // accumulators of S per thread
+  using Score = std::conditional_t<kInt8Qk, int32_t, float>;
+  using Float16 = std::conditional_t<kBf16, __nv_bfloat16, __half>;
+  // P is held as 2^(x - m + kOffset): in f16 small weights stay normal.
+  static constexpr float kOffset = kBf16 ? 0.f : 7.f;
+
+  static constexpr int kQkBytes = kInt8Qk ? 1 : 2;
+  static constexpr int kQkChunk = chunk_bytes(kHeadDim * kQkBytes);  // bytes
+  static constexpr int kQkChunks = kHeadDim * kQkBytes / kQkChunk;
+  static constexpr int kChunk16 = chunk_bytes(kHeadDim * 2);
+  static constexpr int kChunks16 = kHeadDim * 2 / kChunk16;
+  static constexpr ptx::Swizzle kQkSwizzle = swizzle_of(kQkChunk), kSwizzle16 = swizzle_of(kChunk16);
+  static constexpr int kBiasStride = kTileM + 4;  // spreads the bias MMA's columns over the banks
+
+  static constexpr int kQBytes = kTileM * kHeadDim * kQkBytes;
+  static constexpr int kQ16Bytes = kInt8Qk ? kTileM * kHeadDim * 2 : 0;
+  static constexpr int kKBytes = kTileN * kHeadDim * kQkBytes;
+  static constexpr int kVBytes = kTileN * kHeadDim * 2;
+  static constexpr int kBiasBytes = kInt8Qk ? 2 * kBiasTiles * kBiasStride * 4 : 0;
+
+  static constexpr int kQOffset = 0;
+  static constexpr int kQ16Offset = kQOffset + kQBytes;
+  static constexpr int kKOffset = kQ16Offset + kQ16Bytes;
+  static constexpr int kVOffset = kKOffset + kStages * kKBytes;
+  static constexpr int kBiasOffset = kVOffset + kStages * kVBytes;
+  static constexpr int kBarrierOffset = kBiasOffset + kBiasBytes;
+  static constexpr int kSharedBytes = kBarrierOffset + 256 + 1024;  // 1024: the base is aligned by hand
+  static_assert(kSharedBytes <= 227 * 1024);
+  static_assert(kQBytes % 1024 == 0 && kQ16Bytes % 1024 == 0 && kKBytes % 1024 == 0 && kVBytes % 1024 == 0);
+  static_assert(kScaleTile % kTileN == 0);
+};
+
+struct Barriers {
+  uint64_t q_full, q_empty, q16_full;
+  uint64_t k_full[4], k_empty[4], v_full[4], v_empty[4];
+  uint64_t bias_full[2], bias_empty[2];
+  uint64_t work_full[2], work_empty[2];
+  int ticket[2];
+};
+static_assert(sizeof(Barriers) <= 256);
+
+// Position in a ring of kDepth slots; phase is the parity a reader waits for.
+template <int kDepth>
+struct RingState {
+  int index = 0;
+  uint32_t phase = 0;
+  __device__ __forceinline__ void advance() {
+    if (++index == kDepth) {
+      index = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+}  // namespace chitu::cuda::sm90

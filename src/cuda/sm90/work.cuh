@@ -1,0 +1,62 @@
+// Which rows and keys one piece of work covers. Every role of a CTA derives the same answer from the same ticket.
+#pragma once
+#include "params.h"
+
+namespace chitu::cuda::sm90 {
+
+// Numbers prepared on the host, 32-bit where the kernel wants them so.
+struct WorkShape {
+  int num_tiles;          // total tickets
+  int num_m_blocks;       // per head
+  int heads_per_group;    // heads walked together so that their keys stay in L2
+  int num_heads_total;    // batch * num_heads_q
+  int gqa_group;          // num_heads_q / num_heads_kv
+  int left, right;        // window, clamped to +-2^30
+  int diagonal;
+};
+
+struct Work {
+  int row0, batch, head, head_kv;
+  int seqlen_k;           // of this sequence
+  int lo, hi;             // row i sees keys max(0, i + lo) .. min(seqlen_k - 1, i + hi)
+  int n_begin, n_end;     // key tiles of tile_n, walked from n_end - 1 down
+  int n_full_begin, n_full_end;  // of these, tiles that need no mask
+};
+
+constexpr int kFar = 1 << 30;
+
+template <int kTileM, int kTileN>
+__device__ __forceinline__ Work decode_work(const AttentionParams& p, const WorkShape& s, int ticket) {
+  Work w;
+  // Longest first: the last rows of a causal problem see most keys.
+  int group_tiles = s.heads_per_group * s.num_m_blocks;
+  int group = ticket / group_tiles;
+  int rest = ticket - group * group_tiles;
+  int first_head = group * s.heads_per_group;
+  int heads = min(s.heads_per_group, s.num_heads_total - first_head);
+  int m_block = s.num_m_blocks - 1 - rest / heads;
+  int head_linear = first_head + rest % heads;
+  w.batch = head_linear / p.num_heads_q;
+  w.head = head_linear - w.batch * p.num_heads_q;
+  w.head_kv = w.head / s.gqa_group;
+  w.row0 = m_block * kTileM;
+  w.seqlen_k = p.seqlens_k ? max(0, min(__ldg(p.seqlens_k + w.batch), p.seqlen_k)) : p.seqlen_k;
+  int diagonal = p.diagonal_from_length ? w.seqlen_k - p.seqlen_q : s.diagonal;
+  w.lo = s.left >= kFar ? -kFar : max(-kFar, diagonal - s.left);
+  w.hi = s.right >= kFar ? kFar : min(kFar, diagonal + s.right);
+  int row_last = min(w.row0 + kTileM, p.seqlen_q) - 1;
+  // Rows and offsets are below 2^30 in magnitude, so the sums cannot wrap.
+  int last = min(w.seqlen_k - 1, row_last + w.hi);
+  int first = max(0, w.row0 + w.lo);
+  w.n_begin = first / kTileN;
+  w.n_end = last >= first ? last / kTileN + 1 : w.n_begin;
+  int full_last = min(w.seqlen_k - 1, w.row0 + w.hi);   // seen by every row from full_first on
+  int full_first = max(0, row_last + w.lo);
+  w.n_full_begin = (full_first + kTileN - 1) / kTileN;
+  w.n_full_end = full_last >= 0 ? (full_last + 1) / kTileN : 0;
+  w.n_full_begin = min(max(w.n_full_begin, w.n_begin), w.n_end);
+  w.n_full_end = min(max(w.n_full_end, w.n_full_begin), w.n_end);
+  return w;
+}
+
+}  // namespace chitu::cuda::sm90
