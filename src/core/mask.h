@@ -33,10 +33,11 @@ struct Band {
   CHITU_HD Band(const MaskParams& m, std::int64_t seqlen_q, std::int64_t seqlen_k_)
       : left(m.left), right(m.right), diagonal(m.bottom_right ? seqlen_k_ - seqlen_q : m.diagonal), seqlen_k(seqlen_k_) {}
 
-  /// Keys visible to query i: [begin, end), clipped to the sequence; begin >= end when there is none.
+  /// Keys visible to query i: [begin, end), both within 0..seqlen_k; begin == end when there is none.
   CHITU_HD KeyRange keys(std::int64_t i) const {
     std::int64_t b = i + diagonal - left, e = i + diagonal + right + 1;
     if (b < 0) b = 0;
+    if (b > seqlen_k) b = seqlen_k;
     if (e > seqlen_k) e = seqlen_k;
     return {b, e < b ? b : e};
   }
@@ -44,6 +45,7 @@ struct Band {
   CHITU_HD KeyRange keys(std::int64_t i0, std::int64_t i1) const {
     std::int64_t b = i0 + diagonal - left, e = i1 - 1 + diagonal + right + 1;
     if (b < 0) b = 0;
+    if (b > seqlen_k) b = seqlen_k;
     if (e > seqlen_k) e = seqlen_k;
     return {b, e < b ? b : e};
   }
