@@ -127,7 +127,7 @@ BenchRow Bench::run_method(Case& shared, Method method) {
     got = sample_output(out, call.fetch_lse(), shared.sample);
     row.tflops = shared.flops / row.latency.median() * 1e-9;
     if (!row.kernel_latency.empty()) row.kernel_tflops = shared.flops / row.kernel_latency.median() * 1e-9;
-    if (const auto peak = measured_peak(s.device, row.kernel); peak && row.tflops) {
+    if (const auto peak = measured_peak(s.device); peak && row.tflops) {
       row.peak_name = peak->name;
       row.peak_fraction = *row.tflops / peak->tflops;
     }

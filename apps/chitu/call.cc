@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 
 #include "common.h"
 #include "parse_error.h"
@@ -10,6 +11,18 @@
 
 namespace chitu::cli {
 namespace {
+
+/// Row-major strides that also tell the dimensions of an empty tensor apart: a size of 0 counts as 1.
+template <class Ptr, int Rank>
+BasicView<Ptr, Rank> dense_view(Ptr data, DType dtype, const std::array<int64_t, Rank>& shape, Device device = {}) {
+  BasicView<Ptr, Rank> view{data, dtype, device, shape, {}};
+  int64_t stride = 1;
+  for (size_t i = Rank; i-- > 0;) {
+    view.stride[i] = stride;
+    stride *= std::max<int64_t>(1, shape[i]);
+  }
+  return view;
+}
 
 HostTensor load_input(const std::string& file, const char* name, bool bhsd) {
   HostTensor tensor = load_tensor(file, name);
@@ -23,7 +36,7 @@ HostTensor load_input(const std::string& file, const char* name, bool bhsd) {
 
 ConstTensorView view_of(const HostTensor& tensor, bool bhsd) {
   // An empty tensor has no memory, and the library wants no pointer for it.
-  const auto view = contiguous_view<const void*, 4>(tensor.data.empty() ? nullptr : tensor.data.data(), dtype_of(tensor.type),
+  const auto view = dense_view<const void*, 4>(tensor.data.empty() ? nullptr : tensor.data.data(), dtype_of(tensor.type),
                                                     {tensor.shape[0], tensor.shape[1], tensor.shape[2], tensor.shape[3]});
   return bhsd ? from_bhsd(view) : view;
 }
@@ -84,11 +97,11 @@ DeviceCall::DeviceCall(const AttentionArgs& host, Device device, bool bhsd, bool
   const auto& q = args_.q.shape;
   const int64_t dim_v = args_.v.shape[3];
   out_ = Buffer(device, static_cast<size_t>(q[0] * q[1] * q[2] * dim_v) * dtype_size(args_.q.dtype));
-  const auto out = contiguous_view<void*, 4>(out_.data(), args_.q.dtype, bhsd ? std::array{q[0], q[2], q[1], dim_v} : std::array{q[0], q[1], q[2], dim_v}, device);
+  const auto out = dense_view<void*, 4>(out_.data(), args_.q.dtype, bhsd ? std::array{q[0], q[2], q[1], dim_v} : std::array{q[0], q[1], q[2], dim_v}, device);
   args_.out = bhsd ? from_bhsd(out) : out;
   if (!with_lse) return;
   lse_ = Buffer(device, static_cast<size_t>(q[0] * q[1] * q[2]) * sizeof(float));
-  args_.lse = contiguous_view<float*, 3>(static_cast<float*>(lse_.data()), DType::f32, {q[0], q[2], q[1]}, device);
+  args_.lse = dense_view<float*, 3>(static_cast<float*>(lse_.data()), DType::f32, {q[0], q[2], q[1]}, device);
 }
 
 std::vector<int64_t> DeviceCall::out_shape() const {

@@ -7,6 +7,7 @@
 
 #include "commands.h"
 #include "common.h"
+#include "parse_error.h"
 #include "table.h"
 
 namespace chitu::cli {
@@ -60,9 +61,12 @@ int execute(const Options& options) {
 
   const std::vector<KernelInfo> rows = explain(args, call);
   std::string chosen, describe;
+  bool known = options.kernel.empty();
   for (const KernelInfo& row : rows) {
     if (row.chosen) chosen = row.name;
+    known = known || row.name == options.kernel;
   }
+  if (!known) throw UsageError(fmt::format("--kernel: want a kernel that chitu info lists for this device, got '{}'", printable(options.kernel)));
   if (!chosen.empty()) describe = plan(args, call).describe();
   if (options.json) {
     nlohmann::ordered_json json;

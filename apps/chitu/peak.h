@@ -9,11 +9,11 @@
 namespace chitu::cli {
 
 struct Peak {
-  std::string name;   ///< "8-bit dot products", "bf16 dot products", "fp32 FMA"
+  std::string name;
   double tflops = 0;  ///< of all threads in use
 };
 
-/// Peak of the arithmetic of a kernel's Q.K product; nothing where it is not measured.
-std::optional<Peak> measured_peak(Device device, const std::string& kernel);
+/// The fastest arithmetic of the device, measured at the first call; nothing where it is not measured.
+std::optional<Peak> measured_peak(Device device);
 
 }  // namespace chitu::cli
