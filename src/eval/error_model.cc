@@ -20,6 +20,7 @@ using Matrix = std::vector<double>;  // row major
 
 constexpr double kMinusInf = -std::numeric_limits<double>::infinity();
 constexpr double kF32Sum = 0x1p-21;  // f32 arithmetic itself, relative to sum p |v|: all that is left where nothing is quantized
+constexpr double kLinear = 0.1;      // sigma of the lse (nats) from where first order no longer describes a single row
 constexpr double kLn2 = 0.69314718055994530942;
 
 std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
@@ -241,7 +242,7 @@ double add_weight_terms(const RowModel& m, core::KeyRange keys, double* variance
   std::vector<WeightRounding> rounding(at(tile_n));
   for (std::int64_t first = keys.begin / tile_n * tile_n; first < keys.end; first += tile_n) {
     const std::int64_t begin = std::max(first, keys.begin), end = std::min(first + tile_n, keys.end), count = std::min(tile_n, m.h.seqlen_k - first);
-    const bool flagged = m.s.p_sum == PSum::corrected && m.value.flagged[at(first / tile_n)];
+    const bool corrected = m.s.p_sum == PSum::corrected && m.s.v == VFormat::s8_c3, flagged = corrected && m.value.flagged[at(first / tile_n)];
     auto token_t = [&](std::int64_t j) { return flagged ? m.value.token_t[at(j)] : 1.0; };
     double top = 0, top_t = 0, raw = 0, rounded = 0;
     for (std::int64_t j = begin; j < end; ++j) {
@@ -259,7 +260,7 @@ double add_weight_terms(const RowModel& m, core::KeyRange keys, double* variance
       lse_shift += w.log_code ? w.shift : 0;
       lse_variance += w.log_code || m.s.exponential == core::Exponential::lut16 ? w.variance : 0;
     }
-    const bool centred = m.s.p_sum == PSum::corrected && (flagged || std::fabs(raw - rounded) > raw / 64);
+    const bool centred = corrected && (flagged || std::fabs(raw - rounded) > raw / 64);
     for (std::int64_t d = 0; d < dim; ++d) {
       double mean = 0;  // what the correction puts in place of lost weight: the tile's mean value (in flagged tiles of v / t)
       for (std::int64_t j = first; centred && j < first + count; ++j) mean += m.h.v[j * dim + d] / token_t(j) / static_cast<double>(count);
@@ -364,7 +365,7 @@ ZScore z_score(const ErrorPrediction& prediction, std::span<const float> out, st
     }
     all_error += error;
     all_variance += variance;
-    if (error > 0) z.worst_row = std::max(z.worst_row, std::sqrt(error / variance));
+    if (error > 0 && prediction.lse_sigma[i] < kLinear) z.worst_row = std::max(z.worst_row, std::sqrt(error / variance));
     if (lse.empty() || std::isinf(prediction.lse[i])) continue;
     const double floor = 1e-5 + 0x1p-20 * std::fabs(prediction.lse[i]);
     const double over = std::fabs(static_cast<double>(lse[i]) - prediction.lse[i]) - floor;

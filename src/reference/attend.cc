@@ -232,7 +232,7 @@ void Block::add_product(RowState& r, double weight) {
     accumulate_fp8(terms, product_.data());
   else
     accumulate_f32(terms, product_.data());
-  if (s_.p_sum == PSum::corrected && (v_.flagged[static_cast<std::size_t>(tile_.number)] || weights_.lossy)) {
+  if (s_.p_sum == PSum::corrected && s_.v == VFormat::s8_c3 && (v_.flagged[static_cast<std::size_t>(tile_.number)] || weights_.lossy)) {
     const float missing = static_cast<float>((weights_.raw_sum - weights_.code_sum) * s_.p_range), *mean = v_.code_mean.data() + tile_.number * dim;
     for (std::int64_t d = 0; d < dim; ++d) product_[static_cast<std::size_t>(d)] += missing * mean[d];
   }
