@@ -20,12 +20,12 @@ std::vector<float> channel_absmax(const std::vector<float>& v, std::int64_t rows
   return a;
 }
 
-/// f16, and for a channel beyond 65504 (bf16 or f32 inputs) f16 of the channel times 2^-n, undone at the end: never a bare cast to infinity.
-void to_f16(Values& out) {
+/// f16, and for a channel beyond `limit` f16 of the channel times 2^-n, undone at the end: never a bare cast to infinity.
+void to_f16(Values& out, float limit) {
   const auto absmax = channel_absmax(out.decoded, out.seqlen, out.head_dim_v);
   for (std::int64_t d = 0; d < out.head_dim_v; ++d) {
     float up = 1.0f;
-    for (float a = absmax[static_cast<std::size_t>(d)]; core::is_finite(a) && a > 65504.0f; a *= 0.5f) up *= 2.0f;
+    for (float a = absmax[static_cast<std::size_t>(d)]; core::is_finite(a) && a > limit; a *= 0.5f) up *= 2.0f;
     const float down = 1.0f / up;
     for (std::int64_t j = 0; j < out.seqlen; ++j) {
       float& x = out.decoded[static_cast<std::size_t>(j * out.head_dim_v + d)];
@@ -175,7 +175,8 @@ Values quantize_values(const core::Scheme& s, const HeadView& v) {
     case VFormat::input:
       break;
     case VFormat::f16:
-      to_f16(out);
+      // an f16 accumulator holds the sum of a tile: leave room for it
+      to_f16(out, s.accumulate == core::Accumulate::tile_f16 ? 65504.0f / static_cast<float>(s.tile_n) : 65504.0f);
       break;
     case VFormat::bf16:
       to_bf16(out);
