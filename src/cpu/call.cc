@@ -6,12 +6,12 @@ namespace chitu::cpu {
 
 Elem elem_of(DType t) { return t == DType::f32 ? Elem::f32 : t == DType::f16 ? Elem::f16 : Elem::bf16; }
 
-TileLayout tile_layout(std::int64_t head_dim, std::int64_t head_dim_v) {
+TileLayout tile_layout(std::int64_t head_dim, std::int64_t head_dim_v, bool v_codes) {
   TileLayout l{};
   l.head_dim = static_cast<int>(head_dim);
   l.head_dim_v = static_cast<int>(head_dim_v);
   l.dk = static_cast<int>(round_up(head_dim, 16));
-  l.dv = static_cast<int>(round_up(head_dim_v, 16));
+  l.dv = v_codes ? static_cast<int>(round_up(head_dim_v, 16)) : 0;
   l.v = l.k + std::int64_t{kTile} * l.dk;
   l.head = l.v + std::int64_t{kTile} * l.dv;
   l.mean = l.head + 64;
@@ -65,10 +65,10 @@ Rows Work::rows_of(const ConstTensorView& view, std::int64_t sequence, std::int6
   const std::int64_t offset = r.tensor_batch * view.stride[0] + r.k_begin * view.stride[1] + head * view.stride[2];
   return {static_cast<const char*>(view.data) + offset * static_cast<std::int64_t>(dtype_size(view.dtype)), view.stride[1], elem_of(view.dtype)};
 }
-Rows Work::q_rows(const Item& item) const {
+Rows Work::q_rows(std::int64_t sequence, std::int64_t head) const {
   const ConstTensorView& view = args_.q;
-  const core::SequenceRange& r = sequences_[item.sequence].range;
-  const std::int64_t offset = r.tensor_batch * view.stride[0] + r.q_begin * view.stride[1] + item.head * problem_.group() * view.stride[2];
+  const core::SequenceRange& r = sequences_[sequence].range;
+  const std::int64_t offset = r.tensor_batch * view.stride[0] + r.q_begin * view.stride[1] + head * view.stride[2];
   return {static_cast<const char*>(view.data) + offset * static_cast<std::int64_t>(dtype_size(view.dtype)), view.stride[1], elem_of(view.dtype)};
 }
 
@@ -78,7 +78,7 @@ AttendArgs Work::attend_args(const Item& item) const {
   const std::int64_t head_q = item.head * p.group();
   const core::Band band(p.mask, r.q_len, r.k_len);
   AttendArgs a{};
-  a.q = q_rows(item);
+  a.q = q_rows(item.sequence, head_q);
   a.q_head_stride = args_.q.stride[2];
   const TensorView& out = args_.out;
   a.out = static_cast<char*>(out.data) +

@@ -14,8 +14,8 @@ inline std::int64_t round_up(std::int64_t n, std::int64_t multiple) { return (n 
 inline std::int64_t tiles_of(std::int64_t keys) { return (keys + kTile - 1) / kTile; }
 Elem elem_of(DType t);
 
-/// Layout of a tile; head_dim_v = 0: K codes alone.
-TileLayout tile_layout(std::int64_t head_dim, std::int64_t head_dim_v);
+/// Layout of a tile; without V codes dv is 0.
+TileLayout tile_layout(std::int64_t head_dim, std::int64_t head_dim_v, bool v_codes);
 
 /// Scratch memory per thread, as many slots as the workspace holds: the number of threads may have changed since it was measured.
 class ThreadScratch {
@@ -53,7 +53,7 @@ class Work {
   /// Tile number `t` of tiles() as (sequence, tile of it).
   Item tile(std::int64_t t) const;
 
-  Rows q_rows(const Item& item) const;
+  Rows q_rows(std::int64_t sequence, std::int64_t head) const;  ///< of a query head
   Rows k_rows(std::int64_t sequence, std::int64_t head) const { return rows_of(args_.k, sequence, head); }
   Rows v_rows(std::int64_t sequence, std::int64_t head) const { return rows_of(args_.v, sequence, head); }
   /// Everything of AttendArgs but the 8-bit side.

@@ -15,6 +15,9 @@ namespace {
 
 constexpr core::Kernel kKernels[] = {
     {"cpu_int8_i8", DeviceType::cpu, true, false, int8_i8::why_not, int8_i8::run, int8_i8::executes},
+    {"cpu_int8_f16", DeviceType::cpu, true, false, int8_f16::why_not, int8_f16::run, int8_f16::executes},
+    {"cpu_f32_f32", DeviceType::cpu, true, false, f32_f32::why_not, f32_f32::run, nullptr},
+    {"cpu_f16_f16", DeviceType::cpu, true, false, f16_f16::why_not, f16_f16::run, nullptr},
 };
 
 std::string unavailable(Device) { return {}; }

@@ -35,7 +35,7 @@ std::string quantize_why_not(const core::QuantizeProblem& p) {
 
 BlobHeader blob_header(const core::QuantizeProblem& p) {
   BlobHeader h{};
-  const TileLayout l = tile_layout(p.head_dim, p.head_dim_v);
+  const TileLayout l = tile_layout(p.head_dim, p.head_dim_v, true);
   std::memcpy(h.magic, kMagic, sizeof kMagic);
   std::memcpy(h.layout, kLayout, sizeof kLayout);
   h.method = static_cast<std::uint32_t>(p.scheme.method);
@@ -55,10 +55,12 @@ BlobHeader blob_header(const core::QuantizeProblem& p) {
 QuantizedView view_of_blob(const void* data, const BlobHeader& h) {
   QuantizedView v;
   auto* base = const_cast<unsigned char*>(static_cast<const unsigned char*>(data));
-  v.layout = tile_layout(h.head_dim, h.head_dim_v);
+  v.layout = tile_layout(h.head_dim, h.head_dim_v, true);
   v.tiles = base + h.tiles_offset;
   v.channel = reinterpret_cast<float*>(base + h.channel_offset);
   v.heads = h.num_heads_kv;
+  v.channels = v.layout.dv;
+  v.v_c3 = true;
   v.tiles_per_head = tiles_of(h.seqlen);
   return v;
 }
@@ -106,7 +108,8 @@ void quantize_kv(const core::QuantizeCall& call, void* blob, core::Workspace& ws
   std::memcpy(blob, &header, sizeof header);
   auto* lengths = reinterpret_cast<std::int64_t*>(static_cast<unsigned char*>(blob) + 256);
   for (std::int64_t b = 0; b < q.batch; ++b) lengths[b] = work.sequence(b).range.k_len;
-  prepare_chitu_int8(p, work, view, scratch);
+  channel_weights(p, work, view, scratch);
+  quantize_tiles(p, work, view, scratch);
 }
 
 }  // namespace chitu::cpu

@@ -15,20 +15,24 @@ struct BlobHeader {
 };
 static_assert(sizeof(BlobHeader) <= 256);
 
-/// Where tiles and channel weights of (sequence, head) are.
+/// Where tiles, channel factors and sequence means of (sequence, head) are.
 struct QuantizedView {
-  TileLayout layout;
+  TileLayout layout{};
+  KQuant k_quant = KQuant::tile_groups;
+  bool v_c3 = false;
   unsigned char* tiles = nullptr;
-  float* channel = nullptr;      // [sequence][head][dv]
-  float* channel_inv = nullptr;  // same; pre-pass only
-  std::int64_t heads = 0, tiles_per_head = 0;
+  float* channel = nullptr;      // [sequence][head][channels]: factor of out
+  float* channel_inv = nullptr;  // same: factor of V before it is rounded
+  float* k_mean = nullptr;       // [sequence][head][dk], or null
+  std::int64_t heads = 0, tiles_per_head = 0, channels = 0;
   bool packed = false;           // tiles of all sequences one after the other, head by head: [head][all tiles]; else [sequence][head][tiles_per_head]
 
   unsigned char* tiles_of_head(std::int64_t sequence, std::int64_t head, std::int64_t first_tile) const {
     const std::int64_t at = packed ? head * tiles_per_head + first_tile : (sequence * heads + head) * tiles_per_head;
     return tiles + at * layout.bytes;
   }
-  float* weights(float* array, std::int64_t sequence, std::int64_t head) const { return array + (sequence * heads + head) * layout.dv; }
+  float* factors(float* array, std::int64_t sequence, std::int64_t head) const { return array == nullptr ? nullptr : array + (sequence * heads + head) * channels; }
+  float* mean(std::int64_t sequence, std::int64_t head) const { return k_mean == nullptr ? nullptr : k_mean + (sequence * heads + head) * layout.dk; }
 };
 
 const std::uint32_t* rotation_signs();  // [256] 0 or the sign bit

@@ -102,8 +102,8 @@ inline void lut_tile(const AttendArgs& a, const Item& item, const Visible& seen,
   scores_int8(tile + l.k, w.codes, w.start, l.dk, span.begin, span.end, w.s, w.mx, {tile + l.v, l.dv * kTile, (span.end - span.begin) / 8});
   if (span.masked) {
     visibility_bits(a, item, seen, index, span, w.bits);
+    if (additive) additive_mask(a, item, index, span, w.add, w.bits);
     masked_maxima(w, span);
-    if (additive) additive_mask(a, item, index, span, w.add);
   }
   LutTile t{w.s, w.mx, w.bits, span.masked ? w.seen : nullptr, additive ? w.add : nullptr,
             head->flagged != 0 ? reinterpret_cast<const float*>(tile + l.token) : nullptr, w.q_factor, w.bias + (index % 8) * kMq, head, span.begin, span.end,

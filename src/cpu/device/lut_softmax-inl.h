@@ -34,7 +34,7 @@ CHITU_INLINE I clamp_index(I index, const LutTile& t, bool masked, int key, int 
 }
 
 /// Second half, common to both paths: state and factors from the sums.
-CHITU_INLINE void finish_tile(const LutTile& t, int v, F b, F level_b, I raw, I codes, I raw_x, F lse_sum, bool flagged, RowState& state, TileFactors& f) {
+CHITU_INLINE void finish_tile(const LutTile& t, int v, F b, F level_b, I raw, I codes, F lse_sum, bool flagged, RowState& state, TileFactors& f) {
   const F none = Simd::set(kNegInf);
   const M hidden = Simd::eq(b, none);
   const F bias = Simd::load(t.bias + v * kL);
@@ -50,7 +50,7 @@ CHITU_INLINE void finish_tile(const LutTile& t, int v, F b, F level_b, I raw, I 
   const I size = Simd::max_i(diff, Simd::sub_i(Simd::zero_i(), diff));
   const M fixed = flagged ? Simd::all() : Simd::gt_i(Simd::shl<6>(size), raw);
   const F fix = Simd::select(fixed, Simd::mul(Simd::to_f(diff), Simd::set(1.0f / 128)), Simd::zero());
-  const F raw_part = Simd::mul(Simd::to_f(raw_x), Simd::set(1.0f / 128));
+  const F raw_part = Simd::mul(flagged ? lse_sum : Simd::to_f(raw), Simd::set(1.0f / 128));
   const F norm = Simd::select(fixed, raw_part, Simd::to_f(codes));
   const F weight = flagged ? code_beta : Simd::select(hidden, Simd::zero(), Simd::mul(beta, Simd::set(t.head->v_scale)));
 
@@ -118,7 +118,7 @@ inline void lut_softmax_plain(const LutTile& t, int v, RowState& state, TileFact
       lse_sum = Simd::select(flat, Simd::mul(sum, Simd::set(static_cast<float>(core::kLutOne))), lse_sum);
     }
   }
-  finish_tile(t, v, b, b, raw, codes, raw, lse_sum, false, state, f);
+  finish_tile(t, v, b, b, raw, codes, lse_sum, false, state, f);
 }
 
 /// Flagged tiles and additive masks: x in f32 first, then indices below the maximum of x (sums) and of y = x + log2 t (codes).
@@ -161,7 +161,7 @@ inline void lut_softmax_general(const LutTile& t, int v, RowState& state, TileFa
   if (!flagged) raw_x = raw;
   M flat;
   F lse_sum = flat_sum(t, v, raw_x, flat);
-  if (t.want_lse && Simd::any(flat)) {
+  if ((t.want_lse || flagged) && Simd::any(flat)) {  // in flagged tiles it is the normaliser, too
     F sum = Simd::zero();
     for (int key = t.begin; key < t.end; ++key) {
       const F e = exp2_fast(Simd::sub(Simd::load(xs + key * kMq), b));
@@ -169,7 +169,7 @@ inline void lut_softmax_general(const LutTile& t, int v, RowState& state, TileFa
     }
     lse_sum = Simd::select(flat, Simd::mul(sum, Simd::set(static_cast<float>(core::kLutOne))), lse_sum);
   }
-  finish_tile(t, v, b, by, raw, codes, raw_x, lse_sum, flagged, state, f);
+  finish_tile(t, v, b, by, raw, codes, lse_sum, flagged, state, f);
 }
 
 }  // namespace

@@ -46,8 +46,7 @@ struct QuantizeArgs {
   std::int64_t seqlen;
   TileLayout layout;
   unsigned char* tiles;
-  const float* channel;       // c[dv] of chitu_int8; the one scale of int_flash
-  const float* channel_inv;   // f32(1/c)
+  const float* channel_inv;   // chitu_int8: f32(1/c[d]); int_flash: the inverse of its one scale
   const float* k_mean;        // sequence mean to subtract, or null
   const std::uint32_t* sign;  // [256] 0 or 0x80000000
   KQuant k_quant;
@@ -56,8 +55,8 @@ struct QuantizeArgs {
 };
 
 enum class MaskKind : std::uint8_t { none, boolean, f32, f16, bf16 };
-/// What P is and how V is held: u8 with the table exponential and C3 (chitu_int8); s8 against the running maximum (int_flash); 16-bit or f32 floats.
-enum class PKind : std::uint8_t { f32, f16, bf16 };
+/// P where it is not chitu_int8's: rounded to f16 or bf16 or not at all, times V of the same kind; s8: codes against 8-bit V.
+enum class PKind : std::uint8_t { f32, f16, bf16, s8 };
 
 /// Attention of the rows of one sequence and KV head: row r is query r / group of query head r % group.
 struct AttendArgs {
@@ -79,15 +78,15 @@ struct AttendArgs {
   const unsigned char* tiles;
   const float* channel;           // c[dv]
   const float* k_mean;            // sequence mean that was subtracted (adds scale * q.k_mean to lse), or null
-  const float* q_scale;           // given scales of q: [group][q_scale_blocks], 128 queries each, or null for per token
-  std::int64_t q_scale_blocks;
+  const std::int32_t* q_absmax;   // bits of the absolute maximum of q per 128 queries, [group][q_blocks]; null: a scale per token
+  std::int64_t q_blocks;
   const std::uint32_t* sign;      // rotation, null: none
   KQuant k_quant;
   // 16-bit or f32 K and V, as they lie
-  Rows k, v;
-  const std::uint8_t* v_bf16;     // f32 V rounded to f16: channels that take bf16 instead ([head_dim_v]), or null
+  Rows k, v;                      // k only without tiles
+  const float* v_scale;           // per channel: V is multiplied by it before it is rounded to f16, `channel` undoes it; or null
   PKind p;
-  float p_range, lazy_octaves;
+  float p_range, lazy_octaves;    // lazy_octaves 0: the running maximum moves with every tile
 };
 
 }  // namespace chitu::cpu

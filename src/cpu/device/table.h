@@ -10,6 +10,7 @@ struct IsaTable {
   const char* name;
   bool bf16_dot;      // 16-bit dot products in hardware
   int rows_per_item;  // rows of one attention work item
+  std::int64_t (*dot_peak)(std::int64_t rounds);  // 8-bit dot products on registers; returns the operations done
   // pre-pass
   void (*quantize_tile)(const QuantizeArgs&, std::int64_t tile, void* scratch);
   void (*channel_weights)(const Rows& v, std::int64_t seqlen, int head_dim, int padded, float* c, float* inv);
@@ -18,7 +19,9 @@ struct IsaTable {
   void (*absmax_channels)(const Rows&, std::int64_t first, std::int64_t count, int head_dim, std::int32_t* bits);
   // attention
   std::int64_t (*lut_scratch_bytes)(int dk, int dv);
-  void (*attend_lut)(const AttendArgs&, std::int64_t item, void* scratch);
+  void (*attend_lut)(const AttendArgs&, std::int64_t item, void* scratch);  // chitu_int8
+  std::int64_t (*float_scratch_bytes)(int dk, int dv);
+  void (*attend_float)(const AttendArgs&, std::int64_t item, void* scratch);  // every other method
 };
 
 const IsaTable& scalar_table();
