@@ -1,0 +1,40 @@
+#pragma once
+
+// Launchers of the pre-pass. Each checks its launch; none allocates or synchronises.
+
+#include "cuda/params.h"
+#include "cuda/runtime.h"
+
+namespace chitu::cuda {
+
+struct QuantizePairParams {
+  QuantizeRowsParams k, q;
+  std::int64_t k_blocks;  ///< 0: no K (it came quantized)
+};
+
+/// Codes of K and Q in one launch.
+void quantize_rows(const QuantizePairParams& p, std::int64_t blocks, cudaStream_t stream);
+
+/// Mean of K over each sequence; tiles: scratch.
+void sequence_mean(const StatisticsParams& p, cudaStream_t stream);
+/// absmax per channel over every `step`-th token of each sequence.
+void channel_absmax(const StatisticsParams& p, int step, cudaStream_t stream);
+/// c[d] of docs/methods.md part 1. absmax: of every 8th token.
+void channel_weights(const StatisticsParams& p, const float* absmax, cudaStream_t stream);
+
+/// copy: 16-bit V as it is; f16: a channel beyond f16 is scaled by a power of two.
+enum class VCodes { copy, f16, e4m3_as_f16, e4m3, s8_tensor, s8_c3 };
+void quantize_v(const QuantizeVParams& p, VCodes codes, cudaStream_t stream);
+/// e4m3 codes of a pre-quantized cache to f16.
+void unpack_v(const std::uint8_t* codes, std::uint16_t* v16, std::int64_t n, cudaStream_t stream);
+
+void combine_splits(const CombineParams& p, cudaStream_t stream);
+void merge_partials(const MergeParams& p, cudaStream_t stream);
+
+// Kernels of quantize_rows by head_dim bucket; whole: head_dim is the bucket's.
+using RowsKernel = void (*)(QuantizePairParams);
+RowsKernel quantize_rows_d64(DType, bool whole);
+RowsKernel quantize_rows_d128(DType, bool whole);
+RowsKernel quantize_rows_d256(DType, bool whole);
+
+}  // namespace chitu::cuda

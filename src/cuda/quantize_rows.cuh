@@ -1,0 +1,216 @@
+// Rows of q and k to int8 (docs/methods.md part 2, K and Q): mean, rotation, scales and codes from one read. Built without FMA contraction: every
+// result is specified to the bit.
+#pragma once
+#include "core/rotation.h"
+#include "cuda/device/rows.cuh"
+#include "cuda/quantize.h"
+
+namespace chitu::cuda {
+
+// One level of the tree sum over rows: a lane gives half of its values to the lane kMask away and adds what it gets to the other half. x and y may be one.
+template <int kMask, int kCount, bool kFirst>
+__device__ __forceinline__ void halve(const float* x, float* y) {
+  const bool high = threadIdx.x & kMask;
+#pragma unroll
+  for (int i = 0; i < kCount / 2; ++i) {
+    float keep = high ? x[kCount / 2 + i] : x[i], give = high ? x[i] : x[kCount / 2 + i];
+    if (kFirst) keep = __fmul_rn(keep, 0.0078125f), give = __fmul_rn(give, 0.0078125f);
+    y[i] = __fadd_rn(keep, __shfl_xor_sync(~0u, give, kMask));
+  }
+}
+
+__device__ __forceinline__ float rounded_to(float x, __half) { return __half2float(__float2half_rn(x)); }
+__device__ __forceinline__ float rounded_to(float x, __nv_bfloat16) { return __bfloat162float(__float2bfloat16_rn(x)); }
+__device__ __forceinline__ float rounded_to(float x, float) { return x; }
+__device__ __forceinline__ void store_as(__half* to, float x) { *to = __float2half_rn(x); }
+__device__ __forceinline__ void store_as(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
+__device__ __forceinline__ void store_as(float* to, float x) { *to = x; }
+
+// mean[channel] of the tile, rounded to the dtype of the input: tree sum over the 128 rows, strides 64 .. 16 across lanes, 8 .. 1 across warps.
+template <class Element, int kValues>
+__device__ __forceinline__ void tile_mean(const float (&x)[kValues], int count, int head_dim, float* part, float* mean, Element* out) {
+  constexpr int kBucket = kValues * 4;
+  float y[kValues / 2];
+  halve<16, kValues, true>(x, y);
+  halve<8, kValues / 2, false>(y, y);
+  halve<4, kValues / 4, false>(y, y);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int first = (lane & 16 ? kValues / 2 : 0) + (lane & 8 ? kValues / 4 : 0) + (lane & 4 ? kValues / 8 : 0);
+#pragma unroll
+  for (int i = 0; i < kValues / 8; ++i) part[warp * kBucket + channel_of(first + i)] = y[i];
+  __syncthreads();
+  const int d = threadIdx.x;
+  if (d < kBucket) {
+    float s[16];
+#pragma unroll
+    for (int w = 0; w < 16; ++w) s[w] = part[w * kBucket + d];
+#pragma unroll
+    for (int stride = 8; stride > 0; stride /= 2)
+#pragma unroll
+      for (int w = 0; w < 8; ++w)
+        if (w < stride) s[w] = __fadd_rn(s[w], s[w + stride]);
+    const float m = __fmul_rn(s[0], __fdiv_rn(128.0f, static_cast<float>(count)));
+    mean[d] = d < head_dim ? rounded_to(m, Element{}) : 0.0f;
+    if (d < code_dim(head_dim)) store_as(out + d, d < head_dim ? m : 0.0f);
+  }
+  __syncthreads();
+}
+
+// Block of the rotation that holds channel d: D is split into powers of two, largest first. 0: no such channel.
+__device__ __forceinline__ int rotation_block(int d, int head_dim) { return d < head_dim ? 1 << (31 - __clz(d ^ head_dim)) : 0; }
+
+// The butterflies and the norm of core::rotate_row. kWhole: head_dim is the whole bucket, one block.
+template <bool kWhole, int kValues>
+__device__ __forceinline__ void rotate(float (&x)[kValues], int head_dim) {
+  const int quad_lane = threadIdx.x % 4;
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) {
+    const uint32_t sign = core::rotation_sign_word(i / 8) >> (quad_lane * 8 + i % 8) << 31;
+    x[i] = __uint_as_float(__float_as_uint(x[i]) ^ sign);
+  }
+  auto inside = [&](int i, int stride) { return kWhole || rotation_block(channel_of(i), head_dim) > stride; };
+  auto in_thread = [&](int step, int stride) {  // values `step` apart are channels `stride` apart
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      if (i & step || !inside(i, stride)) continue;
+      const float a = x[i], b = x[i + step];
+      x[i] = __fadd_rn(a, b);
+      x[i + step] = __fsub_rn(a, b);
+    }
+  };
+  in_thread(1, 1);
+  in_thread(2, 2);
+  in_thread(4, 4);
+#pragma unroll
+  for (int mask = 1; mask <= 2; mask *= 2)
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      const float other = __shfl_xor_sync(~0u, x[i], mask);
+      const float y = quad_lane & mask ? __fsub_rn(other, x[i]) : __fadd_rn(x[i], other);
+      if (inside(i, 8 * mask)) x[i] = y;
+    }
+#pragma unroll
+  for (int step = 8; step < kValues; step *= 2) in_thread(step, 4 * step);
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) {
+    const int block = kWhole ? kValues * 4 : rotation_block(channel_of(i), head_dim);
+    if (block > 0) x[i] = __fmul_rn(x[i], core::rotation_norm(31 - __clz(block)));
+  }
+}
+
+// Codes of eight values. inv 0 (a group of zeros, or one with a NaN): all 0.
+__device__ __forceinline__ uint2 int8_codes(const float* x, float inv) {
+  uint32_t c[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) c[i] = __float_as_uint(__fadd_rn(__fmul_rn(x[i], inv), 12582912.0f));  // |x * inv| < 127.5: no clamp
+  const uint32_t low = __byte_perm(__byte_perm(c[0], c[1], 0x0040), __byte_perm(c[2], c[3], 0x0040), 0x5410);
+  const uint32_t high = __byte_perm(__byte_perm(c[4], c[5], 0x0040), __byte_perm(c[6], c[7], 0x0040), 0x5410);
+  return inv == 0.0f ? make_uint2(0, 0) : make_uint2(low, high);
+}
+
+__device__ __forceinline__ int group_in_block(int row, int block, int groups) { return row / block * groups + (groups == 1 ? 0 : row % 8 / (8 / groups)); }
+
+// absmax of the group of this thread's row. group_max: 128 zeroed words.
+__device__ __forceinline__ uint32_t group_absmax(const QuantizeRowsParams& p, uint32_t row_max, int row, uint32_t* group_max) {
+  if (p.block == 1) return row_max;
+  const int group = group_in_block(row, p.block, p.groups);
+  if (p.block == kTile) {  // the rows of a warp are 16 apart: one group
+    const uint32_t warp_max = __reduce_max_sync(~0u, row_max);
+    if (threadIdx.x % 32 == 0) atomicMax(group_max + group, warp_max);
+  } else if (threadIdx.x % 4 == 0) {
+    atomicMax(group_max + group, row_max);
+  }
+  __syncthreads();
+  return group_max[group];
+}
+
+__device__ __forceinline__ void store_block_scales(const QuantizeRowsParams& p, std::int64_t tile, const uint32_t* group_max) {
+  const int blocks = kTile / p.block, i = threadIdx.x;
+  if (i >= blocks * 4) return;
+  const int group = i / 4 * p.groups + (p.groups == 1 ? 0 : i % 4);
+  p.scale[tile * blocks * 4 + i] = core::group_scale(__uint_as_float(group_max[group]), 127.0f).scale;
+}
+
+template <class Element, int kValues, bool kWhole>
+__device__ __forceinline__ void quantize_block(const QuantizeRowsParams& p, std::int64_t block_index) {
+  constexpr int kBucket = kValues * 4;
+  __shared__ float part[16 * kBucket];
+  __shared__ float mean[kBucket];
+  __shared__ uint32_t group_max[kTile];
+  const std::int64_t blocks = div_up(p.is_q ? p.sequence.seqlen_q : p.sequence.seqlen_k, kTile);
+  const int first = static_cast<int>(block_index % blocks) * kTile, head = static_cast<int>(block_index / blocks % p.heads);
+  const std::int64_t b = block_index / blocks / p.heads;
+  const SequenceRange r = p.sequence.range(b);
+  const int count = static_cast<int>((p.is_q ? r.q_len : r.k_len) - first);
+  if (count <= 0) return;
+  const int row = row_of_thread(), quad_lane = threadIdx.x % 4;
+  const bool valid = row < count;
+  if (threadIdx.x < kTile) group_max[threadIdx.x] = 0;  // a barrier follows before its first use, in tile_mean or here
+  const std::int64_t first_row = (p.is_q ? r.q_begin : r.k_begin) + first;
+  const std::int64_t head_index = r.tensor_batch * p.heads + head;
+  const std::int64_t tile = head_index * p.sequence.tiles_k + p.sequence.first_tile(r, b) + first / kTile;  // k
+  float x[kValues];
+  load_row<Element>(p.x, r.tensor_batch, first_row + row, head, p.head_dim, valid, x);
+  if (p.tile_mean) {
+    tile_mean(x, min(count, kTile), p.head_dim, part, mean, static_cast<Element*>(p.mean) + tile * code_dim(p.head_dim));
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) x[i] = valid ? __fsub_rn(x[i], mean[channel_of(i)]) : 0.0f;
+  } else {
+    __syncthreads();
+  }
+  if (p.sequence_mean != nullptr) {
+    const float* m = p.sequence_mean + (b * (p.heads / p.heads_per_mean) + head / p.heads_per_mean) * p.head_dim;
+    float dot = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      const float c = channel_of(i) < p.head_dim ? m[channel_of(i)] : 0.0f;
+      if (p.is_q) {
+        dot += x[i] * c;
+      } else {
+        x[i] = valid ? __fsub_rn(x[i], c) : 0.0f;
+      }
+    }
+    if (p.is_q) {
+      dot += __shfl_xor_sync(~0u, dot, 1);
+      dot += __shfl_xor_sync(~0u, dot, 2);
+      if (valid && quad_lane == 0) p.mean_dot[head_index * p.sequence.q_rows + first_row + row] = dot * p.softmax_scale;
+    }
+  }
+  if (p.negate) {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) x[i] = -x[i];
+  }
+  if (p.rotate) rotate<kWhole>(x, p.head_dim);
+  const uint32_t largest = group_absmax(p, quad_max_bits(absmax_bits(x)), row, group_max);
+  const core::GroupScale s = core::group_scale(__uint_as_float(largest), 127.0f);
+  const std::int64_t code_row = p.is_q ? head_index * p.sequence.q_rows + first_row + row : tile * kTile + row;
+  if (p.is_q || p.block == 1) {
+    if (quad_lane == 0 && (valid || !p.is_q)) p.scale[code_row] = s.scale;
+  } else {
+    store_block_scales(p, tile, group_max);
+  }
+  if (p.is_q && !valid) return;
+  std::int8_t* to = p.codes + code_row * code_dim(p.head_dim) + quad_lane * 8;
+#pragma unroll
+  for (int i = 0; i < kValues / 8; ++i) {
+    if (channel_of(8 * i) < code_dim(p.head_dim)) *reinterpret_cast<uint2*>(to + 32 * i) = int8_codes(x + 8 * i, s.inv);
+  }
+}
+
+// The first k_blocks blocks are tiles of K, the others blocks of Q. kWhole: head_dim is the whole bucket.
+template <class Element, int kValues, bool kWhole>
+__global__ void __launch_bounds__(kRowThreads, kWhole && kValues <= 32 ? 2 : 1) quantize_rows_kernel(const __grid_constant__ QuantizePairParams p) {
+  if (blockIdx.x < p.k_blocks) {
+    quantize_block<Element, kValues, kWhole>(p.k, blockIdx.x);
+  } else {
+    quantize_block<Element, kValues, kWhole>(p.q, blockIdx.x - p.k_blocks);
+  }
+}
+
+template <int kHeadDim, bool kWhole>
+RowsKernel rows_kernel(DType t) {
+  if (t == DType::f32) return quantize_rows_kernel<float, kHeadDim / 4, kWhole>;
+  return t == DType::bf16 ? quantize_rows_kernel<__nv_bfloat16, kHeadDim / 4, kWhole> : quantize_rows_kernel<__half, kHeadDim / 4, kWhole>;
+}
+
+}  // namespace chitu::cuda

@@ -1,0 +1,5 @@
+#include "cuda/quantize_rows.cuh"
+
+namespace chitu::cuda {
+RowsKernel quantize_rows_d64(DType t, bool whole) { return whole ? rows_kernel<64, true>(t) : rows_kernel<64, false>(t); }
+}  // namespace chitu::cuda

@@ -1,0 +1,163 @@
+// V as the kernels read it: 16-bit values in their own layout, or int8 with the keys of a channel side by side. Built without FMA contraction.
+#include "cuda/device/rows.cuh"
+#include "cuda/quantize.h"
+
+namespace chitu::cuda {
+namespace {
+
+constexpr int kColumn = kTile + 4;  // bytes of a channel's codes in shared memory: spreads the banks
+
+// Where a block of 512 threads stands: one tile of 128 keys of one head.
+struct TilePlace {
+  SequenceRange range;
+  std::int64_t b, tile, channel0;  // tile: in v8t and the scales; channel0: in per-channel arrays
+  int head, first, count;
+
+  __device__ __forceinline__ TilePlace(const Sequence& s, int heads, int head_dim) {
+    const std::int64_t tiles = div_up(s.seqlen_k, kTile);
+    first = static_cast<int>(blockIdx.x % tiles) * kTile;
+    head = static_cast<int>(blockIdx.x / tiles % heads);
+    b = blockIdx.x / tiles / heads;
+    range = s.range(b);
+    count = static_cast<int>(range.k_len - first);
+    count = count > kTile ? kTile : count;
+    tile = (range.tensor_batch * heads + head) * s.tiles_k + s.first_tile(range, b) + first / kTile;
+    channel0 = (b * heads + head) * head_dim;
+  }
+};
+
+// Power of two that brings a channel of absmax a into f16; 1 where it fits already.
+__device__ __forceinline__ float f16_channel_scale(float a) {
+  if (!(a > 65504.0f) || !core::is_finite(a)) return 1.0f;
+  const int n = ilogbf(a) - 15;
+  return ldexpf(1.0f, ldexpf(a, -n) > 65504.0f ? n + 1 : n);
+}
+
+// f16 copies of V, and e4m3 codes or their values.
+template <class Element, int kValues>
+__global__ void __launch_bounds__(kRowThreads) v_rows_kernel(const __grid_constant__ QuantizeVParams p, const __grid_constant__ VCodes codes) {
+  const TilePlace at(p.sequence, p.heads, p.head_dim);
+  if (at.count <= 0) return;
+  const int row = row_of_thread();
+  const bool valid = row < at.count;
+  float x[kValues];
+  const std::int64_t key = at.range.k_begin + at.first + row;
+  load_row<Element>(p.x, at.range.tensor_batch, key, at.head, p.head_dim, valid, x);
+  const std::int64_t keys = p.sequence.packed ? p.sequence.total_k : p.sequence.seqlen_k;
+  const std::int64_t to = ((at.range.tensor_batch * keys + key) * p.heads + at.head) * code_dim(p.head_dim);
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) {
+    const int d = channel_of(i);
+    if (d >= p.head_dim) continue;
+    const float a = p.channel != nullptr ? p.channel[at.channel0 + d] : 0.0f;
+    float scale;
+    if (codes == VCodes::f16) {
+      scale = f16_channel_scale(a);
+      if (valid) p.v16[to + d] = __half_as_ushort(__float2half_rn(x[i] * (1.0f / scale)));
+    } else if (codes == VCodes::copy) {
+      scale = 1.0f;
+      if (valid) p.v16[to + d] = p.x.dtype == DType::bf16 ? core::f32_to_bf16(x[i]) : __half_as_ushort(__float2half_rn(x[i]));
+    } else {
+      const core::GroupScale s = core::group_scale(a, p.range);
+      scale = s.scale;
+      const uint8_t code = core::e4m3_code(x[i], s.inv);
+      if (valid && codes == VCodes::e4m3) p.v8[to + d] = code;
+      if (valid && codes == VCodes::e4m3_as_f16) p.v16[to + d] = __half_as_ushort(__float2half_rn(core::e4m3_to_f32(code)));
+    }
+    if (at.first == 0 && row == 0 && p.v_scale != nullptr) p.v_scale[at.channel0 + d] = scale;
+  }
+}
+
+// int8 codes, transposed through shared memory: [channel][key in the order of value_position].
+template <class Element, int kValues>
+__global__ void __launch_bounds__(kRowThreads) v_int8_kernel(const __grid_constant__ QuantizeVParams p, const __grid_constant__ VCodes codes) {
+  __shared__ __align__(4) uint8_t transposed[kValues * 4 * kColumn];
+  __shared__ float token_max[kTile];
+  const TilePlace at(p.sequence, p.heads, p.head_dim);
+  if (at.count <= 0) return;
+  const int row = row_of_thread(), slot = row / 16 * 16 + value_position(row % 16);
+  const bool valid = row < at.count, c3 = codes == VCodes::s8_c3;
+  float x[kValues];
+  load_row<Element>(p.x, at.range.tensor_batch, at.range.k_begin + at.first + row, at.head, p.head_dim, valid, x);
+  float inv;
+  if (c3) {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      const int d = channel_of(i);
+      if (d < p.head_dim && valid) x[i] = __fmul_rn(x[i], __fdiv_rn(1.0f, p.channel[at.channel0 + d]));
+    }
+    const uint32_t mine = quad_max_bits(absmax_bits(x));
+    if (threadIdx.x % 4 == 0) token_max[row] = __uint_as_float(mine);
+    __syncthreads();
+    uint32_t largest = 0, smallest = 0x7fffffffu;
+    for (int j = 0; j < at.count; ++j) {
+      const uint32_t a = __float_as_uint(token_max[j]);
+      largest = max(largest, a);
+      smallest = min(smallest, a);
+    }
+    const float top = __uint_as_float(largest);
+    core::GroupScale s = core::group_scale(top, 127.0f);
+    const bool flagged = core::is_finite(top) && s.scale != 0.0f && top > __fmul_rn(p.flag_ratio, __uint_as_float(smallest));
+    if (flagged && valid) {
+      const float floor = fmaxf(__fmul_rn(top, 5.9604644775390625e-8f), core::kZeroGroup);  // a tiny token would make 1/t infinite
+      s = core::group_scale(fmaxf(__uint_as_float(mine), floor), 127.0f);
+    }
+    inv = s.inv;
+    if (threadIdx.x % 4 == 0) p.token_scale[at.tile * kTile + row] = s.scale;
+    if (threadIdx.x == 0) p.flagged[at.tile] = flagged;
+  } else {
+    uint32_t largest = 0;
+    for (int d = 0; d < p.head_dim; ++d) largest = max(largest, __float_as_uint(p.channel[at.channel0 + d]));
+    const core::GroupScale s = core::group_scale(__uint_as_float(largest), p.range);
+    inv = s.inv;
+    if (at.first == 0 && threadIdx.x < p.head_dim) p.v_scale[at.channel0 + threadIdx.x] = s.scale;
+  }
+#pragma unroll
+  for (int i = 0; i < kValues; ++i) {
+    const std::int8_t code = valid ? core::int8_code(x[i], inv) : std::int8_t{0};
+    transposed[channel_of(i) * kColumn + slot] = static_cast<uint8_t>(code);
+  }
+  __syncthreads();
+  const uint32_t* words = reinterpret_cast<const uint32_t*>(transposed);
+  uint32_t* to = reinterpret_cast<uint32_t*>(p.v8t + at.tile * p.head_dim * kTile);
+  for (int i = threadIdx.x; i < p.head_dim * (kTile / 4); i += kRowThreads) to[i] = words[i / 32 * (kColumn / 4) + i % 32];
+  if (c3 && threadIdx.x < p.head_dim) {
+    int sum = 0;
+    for (int j = 0; j < kTile / 4; ++j) sum = __dp4a(static_cast<int>(words[threadIdx.x * (kColumn / 4) + j]), 0x01010101, sum);
+    p.tile_mean[at.tile * p.head_dim + threadIdx.x] = __fdiv_rn(static_cast<float>(sum), static_cast<float>(at.count));
+  }
+}
+
+__global__ void unpack_kernel(const uint8_t* codes, uint16_t* v16, std::int64_t n) {
+  for (std::int64_t i = blockIdx.x * 256ll + threadIdx.x; i < n; i += gridDim.x * 256ll) {
+    v16[i] = __half_as_ushort(__float2half_rn(core::e4m3_to_f32(codes[i])));
+  }
+}
+
+using Kernel = void (*)(QuantizeVParams, VCodes);
+template <int kValues>
+Kernel kernel_for(DType t, bool int8) {
+  if (int8) return t == DType::f32 ? v_int8_kernel<float, kValues> : t == DType::bf16 ? v_int8_kernel<__nv_bfloat16, kValues> : v_int8_kernel<__half, kValues>;
+  return t == DType::f32 ? v_rows_kernel<float, kValues> : t == DType::bf16 ? v_rows_kernel<__nv_bfloat16, kValues> : v_rows_kernel<__half, kValues>;
+}
+
+}  // namespace
+
+void quantize_v(const QuantizeVParams& p, VCodes codes, cudaStream_t stream) {
+  const std::int64_t blocks = static_cast<std::int64_t>(p.sequence.batch) * p.heads * div_up(p.sequence.seqlen_k, kTile);
+  if (blocks == 0) return;
+  const bool int8 = codes == VCodes::s8_tensor || codes == VCodes::s8_c3;
+  const Kernel kernel = p.head_dim <= 64    ? kernel_for<16>(p.x.dtype, int8)
+                        : p.head_dim <= 128 ? kernel_for<32>(p.x.dtype, int8)
+                                            : kernel_for<64>(p.x.dtype, int8);
+  kernel<<<static_cast<unsigned>(blocks), kRowThreads, 0, stream>>>(p, codes);
+  CHITU_CUDA(cudaGetLastError());
+}
+
+void unpack_v(const std::uint8_t* codes, std::uint16_t* v16, std::int64_t n, cudaStream_t stream) {
+  if (n == 0) return;
+  unpack_kernel<<<static_cast<unsigned>(div_up(n, 2048)), 256, 0, stream>>>(codes, v16, n);
+  CHITU_CUDA(cudaGetLastError());
+}
+
+}  // namespace chitu::cuda

@@ -1,0 +1,51 @@
+#pragma once
+
+// What every CUDA source needs from the runtime: error checks, the current-device guard, cached facts about devices.
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "chitu/error.h"
+#include "core/check.h"
+#include "core/kernel.h"
+
+namespace chitu::cuda {
+
+/// Throws CudaError naming the call.
+void check(cudaError_t status, const char* what);
+#define CHITU_CUDA(call) ::chitu::cuda::check((call), #call)
+
+/// Makes a device current for a scope and restores the caller's, also on exceptions.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device);
+  ~DeviceGuard();
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int previous_ = -1;
+};
+
+/// Cached after the first question; the device must exist.
+core::DeviceCaps device_caps(int device);
+/// Dynamic shared memory one block may ask for.
+std::int64_t max_shared_bytes(int device);
+
+inline cudaStream_t stream_of(Stream s) { return static_cast<cudaStream_t>(s); }
+
+/// Launches kernel<<<blocks, threads, shared, stream>>>(params) and checks the launch. Raises the kernel's shared memory limit when it needs more than 48 KB.
+template <class Params>
+void launch(void (*kernel)(Params), std::int64_t blocks, int threads, std::int64_t shared, cudaStream_t stream, Params params) {
+  const void* entry = reinterpret_cast<const void*>(kernel);
+  if (blocks == 0) return;
+  if (shared > 48 * 1024) CHITU_CUDA(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
+  void* arguments[] = {&params};
+  CHITU_CUDA(cudaLaunchKernel(entry, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)), arguments,
+                              static_cast<std::size_t>(shared), stream));
+}
+
+constexpr std::int64_t kMaxBlocks = 0x7fffffff;  // of a one-dimensional grid
+
+}  // namespace chitu::cuda

@@ -1,0 +1,5 @@
+#include "cuda/sm80/instantiate.cuh"
+
+namespace chitu::cuda::sm80 {
+AttentionKernel f16_f16_d64(Variant v) { return f16_f16<64>(v); }
+}  // namespace chitu::cuda::sm80

@@ -1,0 +1,5 @@
+#include "cuda/sm80/instantiate.cuh"
+
+namespace chitu::cuda::sm80 {
+AttentionKernel int8_f8_d256(Variant v) { return int8_f8<256>(v); }
+}  // namespace chitu::cuda::sm80

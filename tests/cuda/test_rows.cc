@@ -1,0 +1,327 @@
+// Every row against the specification of the scheme it executes, and against fp64, over shapes, layouts, masks and sequences.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+#include "core/validate.h"
+#include "eval/compare.h"
+#include "eval/exact64.h"
+#include "gpu_call.h"
+
+namespace chitu::test {
+namespace {
+
+constexpr Method kMethods[] = {Method::exact, Method::chitu, Method::chitu_int8, Method::chitu_fast, Method::sage1, Method::sage2, Method::int_flash,
+                               Method::int_flash_half};
+
+/// Root mean square bar of a kernel against its own specification, for f32 output: only the order of f32 sums, ex2.approx and, where P is rounded,
+/// the few codes that a last-bit difference moves. f16: one rounding of P in 2^11 steps; e4m3: 2^4; u8 and s8: 2^8.
+double bar(Method m) {
+  switch (m) {
+    case Method::exact:
+      return 2e-3;  // against fp64: P and the inputs' own rounding
+    case Method::chitu_fast:
+    case Method::sage2:
+      return 4e-3;
+    case Method::sage1:
+      return 3e-3;  // the f16 accumulator rounds in another order
+    default:
+      return 2e-3;
+  }
+}
+
+/// Against fp64, plain Gaussian inputs.
+double exact_bar(Method m) {
+  switch (m) {
+    case Method::exact:
+      return 3e-3;
+    case Method::chitu:
+    case Method::sage1:
+    case Method::int_flash_half:
+      return 0.03;
+    case Method::chitu_int8:
+      return 0.04;
+    default:
+      return 0.09;
+  }
+}
+
+double rounding_of(DType out) { return out == DType::f32 ? 0.0 : out == DType::f16 ? 6e-4 : 5e-3; }
+
+std::string check(const CallSpec& spec, Method method, bool against_fp64 = false) {
+  TestCall host(spec);
+  GpuCall gpu(host);
+  const AttentionOptions options = host.options(method);
+  if (std::string fault = gpu.run(options); !fault.empty()) return fault;
+  const auto out = host.out(), lse = host.lse();
+  if (std::string fault = gpu.run(options, nullptr, 0x5A); !fault.empty()) return fault;
+  if (!same_bits(out, host.out()) || !same_bits(lse, host.lse())) return "a second run, with other bytes in the outputs and the workspace, gave other bits";
+  gpu.run_reference(options);
+  const Difference d = difference(out, host.out());
+  const double allowed = bar(method) * (spec.dtype == DType::bf16 ? 4 : 1) + rounding_of(spec.out_dtype), l = largest_difference(lse, host.lse());
+  double most = 0;
+  for (float x : host.lse())
+    if (std::isfinite(x)) most = std::max(most, static_cast<double>(std::fabs(x)));
+  if (!(d.nrmse <= allowed)) return "nrmse " + std::to_string(d.nrmse) + ", allowed " + std::to_string(allowed);
+  if (!(d.largest <= 40 * allowed)) return "one element is off by " + std::to_string(d.largest) + " rms, allowed " + std::to_string(40 * allowed);
+  if (!(l <= 1e-4 + 4e-6 * most)) return "lse is off by " + std::to_string(l) + " (largest lse " + std::to_string(most) + ")";
+  if (!against_fp64) return {};
+  AttentionOptions exact = options;
+  exact.method = Method::exact;
+  core::Problem p = core::validate(host.args(), exact);
+  p.scheme = core::default_scheme(Method::exact, DType::f32);
+  core::Workspace none(nullptr, 0);
+  const AttentionArgs expanded = core::with_expanded_mask(host.args());
+  ref::backend().kernels[0].run({p, expanded, nullptr}, none);
+  const double e = difference(out, host.out()).nrmse, limit = exact_bar(method) * (spec.dtype == DType::bf16 ? 2 : 1) + rounding_of(spec.out_dtype);
+  if (!(e <= limit)) return "nrmse against fp64 " + std::to_string(e) + ", allowed " + std::to_string(limit);
+  return {};
+}
+
+bool takes(const CallSpec& s, Method m) { return !(m == Method::exact && s.dtype == DType::f32); }
+
+struct Case {
+  const char* name;
+  CallSpec spec;
+};
+
+CallSpec shape(std::int64_t b, std::int64_t sq, std::int64_t sk, std::int64_t hq, std::int64_t hkv, std::int64_t d, std::int64_t dv) {
+  CallSpec s;
+  s.batch = b, s.seqlen_q = sq, s.seqlen_k = sk, s.heads_q = hq, s.heads_kv = hkv, s.head_dim = d, s.head_dim_v = dv;
+  return s;
+}
+
+template <class Change>
+CallSpec with(CallSpec s, const Change& change) {
+  change(s);
+  return s;
+}
+
+std::vector<Case> cases() {
+  const CallSpec d128 = shape(2, 200, 333, 4, 2, 128, 128), d64 = shape(1, 130, 257, 2, 1, 64, 64), d256 = shape(1, 70, 140, 2, 2, 256, 256);
+  std::vector<Case> c = {
+      {"d128", d128},
+      {"d64", d64},
+      {"d256", d256},
+      {"d96", shape(1, 66, 190, 2, 1, 96, 96)},
+      {"d80_v40", shape(1, 66, 190, 2, 1, 80, 40)},
+      {"d33_v17", shape(1, 40, 150, 1, 1, 33, 17)},
+      {"d1", shape(1, 9, 20, 1, 1, 1, 1)},
+      {"d200_v256", shape(1, 40, 150, 1, 1, 200, 256)},
+      {"one_key", shape(1, 3, 1, 1, 1, 64, 64)},
+      {"no_key", shape(1, 3, 0, 1, 1, 64, 64)},
+      {"decode", shape(2, 1, 3000, 8, 2, 128, 128)},
+      {"decode_causal_rows", with(shape(1, 5, 2100, 4, 1, 64, 64), [](CallSpec& s) { s.mask = Mask::causal(); })},
+      {"causal", with(d128, [](CallSpec& s) { s.mask = Mask::causal(); })},
+      {"causal_top_left", with(d128, [](CallSpec& s) { s.mask = Mask::causal_top_left(); })},
+      {"causal_more_queries", with(shape(1, 300, 100, 2, 2, 64, 64), [](CallSpec& s) { s.mask = Mask::causal(); })},
+      {"window", with(d128, [](CallSpec& s) { s.mask = Mask::window(40, 17); })},
+      {"diagonal", with(d64, [](CallSpec& s) { s.mask.right = 0, s.mask.diagonal = 60; })},
+      {"bool_mask", with(d64, [](CallSpec& s) { s.dense = DenseKind::boolean; })},
+      {"additive_mask", with(d64, [](CallSpec& s) { s.dense = DenseKind::additive_f32, s.dense_broadcast = true; })},
+      {"additive_mask_causal", with(d64, [](CallSpec& s) { s.dense = DenseKind::additive_same, s.mask = Mask::causal(); })},
+      {"padded", with(shape(3, 50, 300, 2, 1, 64, 64), [](CallSpec& s) { s.lens_k = {300, 0, 129}; })},
+      {"packed", with(shape(1, 0, 0, 4, 2, 64, 64), [](CallSpec& s) { s.lens_q = {3, 130, 0, 64, 1}, s.lens_k = {200, 1, 77, 0, 129}, s.mask = Mask::causal(); })},
+      {"packed_d128", with(shape(1, 0, 0, 2, 2, 128, 128), [](CallSpec& s) { s.lens_q = {140, 260}, s.lens_k = {140, 260}; })},
+      {"negative_scale", with(d64, [](CallSpec& s) { s.softmax_scale = -0.2f; })},
+      {"zero_scale", with(d64, [](CallSpec& s) { s.softmax_scale = 0.0f; })},
+      {"biased_keys", with(d128, [](CallSpec& s) { s.input_set = "5"; })},
+      {"outliers", with(d128, [](CallSpec& s) { s.input_set = "3"; })},
+      {"sinks", with(d64, [](CallSpec& s) { s.input_set = "8"; })},
+      {"dominant_key", with(shape(1, 130, 640, 1, 1, 64, 64), [](CallSpec& s) { s.input_set = "16-gap6-mean1"; })},
+      {"weak_token", with(shape(1, 130, 640, 1, 1, 64, 64), [](CallSpec& s) { s.input_set = "17"; })},
+      {"no_lse", with(d64, [](CallSpec& s) { s.lse = false; })},
+  };
+  for (Layout l : {Layout::bhsd, Layout::fused, Layout::gaps, Layout::odd}) c.push_back({layout_name(l), with(d64, [l](CallSpec& s) { s.layout = l; })});
+  return c;
+}
+
+class Rows : public testing::TestWithParam<Method> {};
+
+TEST_P(Rows, MatchTheirSpecification) {
+  CHITU_NEED_GPU();
+  for (const Case& c : cases()) {
+    for (DType t : {DType::f16, DType::bf16, DType::f32}) {
+      for (DType out : {DType::f32, t}) {
+        CallSpec s = c.spec;
+        s.dtype = t;
+        s.out_dtype = out;
+        if (!takes(s, GetParam()) || (out == t && t == DType::f32) || eval::find_input_set(s.input_set) == nullptr) continue;
+        EXPECT_EQ(check(s, GetParam()), "") << c.name << ": " << s.text();
+      }
+    }
+  }
+}
+
+TEST_P(Rows, StayWithinTheirErrorAgainstFp64) {
+  CHITU_NEED_GPU();
+  for (auto [sq, sk, d] : {std::array<std::int64_t, 3>{100, 1000, 128}, {64, 4096, 64}, {40, 700, 256}}) {
+    CallSpec s = shape(1, sq, sk, 2, 1, d, d);
+    EXPECT_EQ(check(s, GetParam(), true), "") << s.text();
+    s.mask = Mask::causal();
+    s.dtype = DType::bf16;
+    EXPECT_EQ(check(s, GetParam(), true), "") << s.text();
+  }
+}
+
+TEST_P(Rows, EveryLengthAroundTheTiles) {
+  CHITU_NEED_GPU();
+  for (std::int64_t n = 1; n <= 130; n += n < 8 || n > 60 ? 1 : 5) {
+    CallSpec s = shape(1, n, n, 1, 1, 64, 64);
+    s.mask = Mask::causal();
+    EXPECT_EQ(check(s, GetParam()), "") << s.text();
+  }
+  for (std::int64_t n : {255, 256, 257, 383, 384, 385, 512, 1023, 1024, 1025, 1151, 1152, 1153}) {
+    EXPECT_EQ(check(shape(1, 2, n, 1, 1, 128, 128), GetParam()), "") << n;
+    EXPECT_EQ(check(shape(1, 130, n, 1, 1, 128, 128), GetParam()), "") << n;
+  }
+}
+
+/// A NaN or Inf may reach only what its scale group and channel statistics reach; it must reach every row that sees it.
+TEST_P(Rows, PassNaNOn) {
+  CHITU_NEED_GPU();
+  for (int which : {0, 1, 2}) {
+    CallSpec s = shape(2, 140, 200, 2, 1, 64, 64);
+    TestCall host(s);
+    auto values = which == 0 ? host.q() : which == 1 ? host.k() : host.v();
+    values[static_cast<std::size_t>(which == 0 ? 5 * 2 * 64 : 17 * 64) + 3] = std::numeric_limits<float>::quiet_NaN();  // batch 0, row 5 or key 17
+    which == 0 ? host.set_q(values) : which == 1 ? host.set_k(values) : host.set_v(values);
+    GpuCall gpu(host);
+    ASSERT_EQ(gpu.run(host.options(GetParam())), "");
+    const auto out = host.out();
+    auto at = [&](std::int64_t b, std::int64_t i, std::int64_t h, std::int64_t d) { return out[static_cast<std::size_t>(((b * 140 + i) * 2 + h) * 64 + d)]; };
+    if (which == 0) {
+      EXPECT_TRUE(std::isnan(at(0, 5, 0, 0)) && std::isnan(at(0, 5, 0, 63)));
+    } else {
+      for (std::int64_t i = 0; i < 140; ++i) EXPECT_TRUE(std::isnan(at(0, i, 0, 3)) && std::isnan(at(0, i, 1, 3))) << which << " " << i;
+    }
+    for (std::int64_t i = 0; i < 140; ++i)
+      for (std::int64_t h = 0; h < 2; ++h)
+        for (std::int64_t d = 0; d < 64; ++d) ASSERT_TRUE(std::isfinite(at(1, i, h, d))) << "the other batch";
+  }
+}
+
+/// Bytes behind a sequence's length must not reach a result.
+TEST_P(Rows, IgnorePadding) {
+  CHITU_NEED_GPU();
+  CallSpec s = shape(2, 33, 300, 2, 1, 64, 64);
+  s.lens_k = {130, 41};
+  TestCall host(s);
+  GpuCall gpu(host);
+  ASSERT_EQ(gpu.run(host.options(GetParam())), "");
+  const auto out = host.out(), lse = host.lse();
+  auto k = host.k(), v = host.v();
+  for (std::int64_t b = 0; b < 2; ++b)
+    for (std::int64_t j = s.lens_k[static_cast<std::size_t>(b)]; j < 300; ++j)
+      for (std::int64_t d = 0; d < 64; ++d) {
+        k[static_cast<std::size_t>((b * 300 + j) * 64 + d)] = std::numeric_limits<float>::quiet_NaN();
+        v[static_cast<std::size_t>((b * 300 + j) * 64 + d)] = std::numeric_limits<float>::infinity();
+      }
+  host.set_k(k);
+  host.set_v(v);
+  gpu.refresh_inputs();
+  ASSERT_EQ(gpu.run(host.options(GetParam())), "");
+  EXPECT_TRUE(same_bits(out, host.out()) && same_bits(lse, host.lse()));
+}
+
+TEST_P(Rows, ARowDoesNotDependOnItsNeighbours) {
+  CHITU_NEED_GPU();
+  for (std::int64_t sq : {1, 150}) {
+    CallSpec s = shape(3, sq, 1500, 4, 2, 64, 64);
+    TestCall host(s);
+    GpuCall gpu(host);
+    ASSERT_EQ(gpu.run(host.options(GetParam())), "");
+    const auto all = host.out();
+    CallSpec one = s;
+    one.batch = 1;
+    TestCall single(one);
+    const auto part = [](const std::vector<float>& x, std::int64_t n) { return std::vector<float>(x.begin() + n, x.begin() + 2 * n); };
+    single.set_q(part(host.q(), sq * 4 * 64));
+    single.set_k(part(host.k(), 1500 * 2 * 64));
+    single.set_v(part(host.v(), 1500 * 2 * 64));
+    GpuCall alone(single);
+    ASSERT_EQ(alone.run(single.options(GetParam())), "");
+    EXPECT_TRUE(same_bits(part(all, sq * 4 * 64), single.out())) << sq;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, Rows, testing::ValuesIn(kMethods), [](const auto& p) { return std::string(method_name(p.param)); });
+
+TEST(CudaSchemes, Departures) {
+  CHITU_NEED_GPU();
+  const CallSpec s = shape(1, 150, 300, 2, 1, 64, 64);
+  for (Method m : {Method::sage1, Method::sage2}) {
+    for (Granularity g : {Granularity::per_block, Granularity::per_warp, Granularity::per_thread, Granularity::per_token}) {
+      for (FragmentFamily f : {FragmentFamily::sm90, FragmentFamily::mma_sync}) {
+        TestCall host(s);
+        GpuCall gpu(host);
+        AttentionOptions o = host.options(m);
+        o.scheme.granularity = g;
+        o.scheme.family = f;
+        ASSERT_EQ(gpu.run(o), "");
+        const auto out = host.out(), lse = host.lse();
+        gpu.run_reference(o);
+        EXPECT_LE(difference(out, host.out()).nrmse, 4e-3) << method_name(m) << static_cast<int>(g) << static_cast<int>(f);
+        EXPECT_LE(largest_difference(lse, host.lse()), 1e-4);
+      }
+    }
+  }
+}
+
+/// Random small calls of every kind against the specification. CHITU_CUDA_SWEEP: how many (default 400).
+TEST(CudaSweep, RandomCalls) {
+  CHITU_NEED_GPU();
+  const char* wanted = std::getenv("CHITU_CUDA_SWEEP");
+  const char* first = std::getenv("CHITU_CUDA_SWEEP_SEED");
+  const int n = wanted != nullptr ? std::atoi(wanted) : 400;
+  std::mt19937_64 random(first != nullptr ? std::strtoull(first, nullptr, 10) : 1);
+  auto pick = [&](std::int64_t lo, std::int64_t hi) { return lo + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(hi - lo + 1)); };
+  int faults = 0;
+  for (int i = 0; i < n && faults < 10; ++i) {
+    CallSpec s = shape(pick(1, 2), pick(1, 40), pick(0, 180), 1, pick(1, 2), pick(1, 4) == 1 ? pick(1, 256) : 64 * pick(1, 2), 0);
+    s.heads_q = s.heads_kv * pick(1, 3);
+    s.head_dim_v = pick(0, 3) == 0 ? pick(1, 256) : s.head_dim;
+    s.dtype = static_cast<DType>(pick(0, 2));
+    s.out_dtype = pick(0, 1) == 0 ? DType::f32 : s.dtype;
+    s.layout = static_cast<Layout>(pick(0, 4));
+    s.lse = pick(0, 3) != 0;
+    s.seed = static_cast<std::uint64_t>(i) + 1;
+    if (pick(0, 2) == 0) s.mask.right = pick(-3, 50);
+    if (pick(0, 3) == 0) s.mask.left = pick(0, 100);
+    if (pick(0, 3) == 0) s.mask.diagonal = pick(-40, 60);
+    if (pick(0, 3) == 0) s.softmax_scale = static_cast<float>(pick(-10, 40)) / 100.0f;
+    switch (pick(0, 5)) {
+      case 0:
+        s.dense = static_cast<DenseKind>(pick(1, 3));
+        s.dense_broadcast = pick(0, 1) == 1;
+        break;
+      case 1:
+        for (std::int64_t b = 0; b < s.batch; ++b) s.lens_k.push_back(static_cast<std::int32_t>(pick(0, s.seqlen_k)));
+        break;
+      case 2:
+        for (std::int64_t b = pick(1, 4); b > 0; --b) {
+          s.lens_q.push_back(static_cast<std::int32_t>(pick(0, 50)));
+          s.lens_k.push_back(static_cast<std::int32_t>(pick(0, 140)));
+        }
+        s.batch = 1;
+        break;
+      default:
+        break;
+    }
+    const Method m = kMethods[pick(0, 7)];
+    if (!takes(s, m)) continue;
+    std::string fault;
+    try {
+      fault = check(s, m);
+    } catch (const std::exception& e) {
+      fault = e.what();
+    }
+    if (!fault.empty()) ++faults;
+    EXPECT_EQ(fault, "") << method_name(m) << ": " << s.text();
+  }
+}
+
+}  // namespace
+}  // namespace chitu::test
