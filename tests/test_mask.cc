@@ -50,7 +50,8 @@ TEST(Mask, KeysOfOneQuery) {
         for (std::int64_t i = 0; i < seqlen_q; ++i) {
           const auto range = Band(params(m), seqlen_q, seqlen_k).keys(i);
           for (std::int64_t j = -2; j < seqlen_k + 2; ++j) {
-            ASSERT_EQ(visible(m, seqlen_q, seqlen_k, i, j), j >= range.begin && j < range.end) << "i " << i << " j " << j << " of " << seqlen_q << " x " << seqlen_k;
+            ASSERT_EQ(visible(m, seqlen_q, seqlen_k, i, j), j >= range.begin && j < range.end)
+                << "i " << i << " j " << j << " of " << seqlen_q << " x " << seqlen_k;
           }
         }
 }

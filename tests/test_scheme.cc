@@ -111,10 +111,10 @@ TEST(Scheme, Granularities) {
     FragmentFamily f;
     Grain q, k;
   };
-  const Row rows[] = {{Granularity::per_block, FragmentFamily::sm90, {128, 1}, {64, 1}},     {Granularity::per_block, FragmentFamily::mma_sync, {128, 1}, {64, 1}},
-                      {Granularity::per_warp, FragmentFamily::sm90, {16, 1}, {128, 1}},      {Granularity::per_warp, FragmentFamily::mma_sync, {32, 1}, {64, 1}},
-                      {Granularity::per_thread, FragmentFamily::sm90, {16, 8}, {128, 4}},    {Granularity::per_thread, FragmentFamily::mma_sync, {32, 8}, {64, 4}},
-                      {Granularity::per_token, FragmentFamily::sm90, {1, 1}, {1, 1}},        {Granularity::per_token, FragmentFamily::mma_sync, {1, 1}, {1, 1}}};
+  const Row rows[] = {{Granularity::per_block, FragmentFamily::sm90, {128, 1}, {64, 1}},  {Granularity::per_block, FragmentFamily::mma_sync, {128, 1}, {64, 1}},
+                      {Granularity::per_warp, FragmentFamily::sm90, {16, 1}, {128, 1}},   {Granularity::per_warp, FragmentFamily::mma_sync, {32, 1}, {64, 1}},
+                      {Granularity::per_thread, FragmentFamily::sm90, {16, 8}, {128, 4}}, {Granularity::per_thread, FragmentFamily::mma_sync, {32, 8}, {64, 4}},
+                      {Granularity::per_token, FragmentFamily::sm90, {1, 1}, {1, 1}},     {Granularity::per_token, FragmentFamily::mma_sync, {1, 1}, {1, 1}}};
   for (const Row& r : rows)
     for (Method m : {Method::sage1, Method::sage2}) {
       SchemeOptions o;

@@ -30,7 +30,7 @@ using Table = std::vector<BadCall>;
 template <class View>
 struct Named {
   const char* name;
-  View AttentionArgs::* view;
+  View AttentionArgs::*view;
 };
 constexpr Named<ConstTensorView> kInputs[] = {{"q", &AttentionArgs::q}, {"k", &AttentionArgs::k}, {"v", &AttentionArgs::v}};
 
@@ -89,6 +89,7 @@ void add_inputs(Table& t) {
   t.push_back({"a CUDA device that is not there", [](ValidCall& c) { c.move_to(kCuda); }, "device", true});
 }
 
+// clang-format off: one line per call keeps the tables readable
 void add_outputs(Table& t) {
   auto out = [](ValidCall& c) -> TensorView& { return c.args.out; };
   auto lse = [](ValidCall& c) -> LseView& { return c.args.lse; };
@@ -142,8 +143,8 @@ void add_masks(Table& t) {
   t.push_back({"mask misaligned", [=](ValidCall& c) { shift_bytes(mask(c), 2); }, "mask.data", false, Kind::masked});
   t.push_back({"mask of an unknown dtype", [=](ValidCall& c) { mask(c).dtype = static_cast<DType>(11); }, "mask.dtype", false, Kind::masked});
   t.push_back({"mask in out", [=](ValidCall& c) { mask(c).data = c.args.out.data; }, "out: must not overlap mask", false, Kind::masked});
-  t.push_back({"lse in the mask",
-               [=](ValidCall& c) { c.args.lse.data = const_cast<float*>(static_cast<const float*>(mask(c).data)); }, "lse: must not overlap mask", false, Kind::masked});
+  t.push_back({"lse in the mask", [=](ValidCall& c) { c.args.lse.data = const_cast<float*>(static_cast<const float*>(mask(c).data)); },
+               "lse: must not overlap mask", false, Kind::masked});
   t.push_back({"mask with packed sequences", [](ValidCall& c) { c.add_mask(); }, "mask", false, Kind::packed});
   const std::int64_t limit = std::int64_t{1} << 59;
   for (std::int64_t bad : {limit, -limit, std::numeric_limits<std::int64_t>::max(), std::numeric_limits<std::int64_t>::min()}) {
@@ -151,6 +152,10 @@ void add_masks(Table& t) {
     t.push_back({"right " + std::to_string(bad), [=](ValidCall& c) { c.options.mask.right = bad; }, "mask.right"});
     t.push_back({"diagonal " + std::to_string(bad), [=](ValidCall& c) { c.options.mask.diagonal = bad; }, "mask.diagonal"});
   }
+  t.push_back(
+      {"an empty out with strides that wrap",
+       [](ValidCall& c) { c.resize_q(0), c.args.out.stride[2] = c.args.q.stride[0] = std::numeric_limits<std::int64_t>::max(), c.args.lse.dtype = DType::f16; },
+       "lse.dtype"});
 }
 
 void add_options(Table& t) {
@@ -160,52 +165,87 @@ void add_options(Table& t) {
   t.push_back({"kernel with a blank", [](ValidCall& c) { c.options.kernel = " ref_exact"; }, "kernel"});
   t.push_back({"kernel list", [](ValidCall& c) { c.options.kernel = "ref_exact,ref_scheme"; }, "kernel"});
   t.push_back({"kernel that lacks the method", [](ValidCall& c) { c.options.method = Method::sage1, c.options.kernel = "ref_exact"; }, "no kernel", true});
-  auto scheme = [&t](const char* what, Method m, std::function<void(SchemeOptions&)> set, const char* begins) {
+  auto scheme = [&t](const char* what, Method m, const std::function<void(SchemeOptions&)>& set, const char* begins) {
     t.push_back({std::string(what) + " for " + std::string(method_name(m)), [=](ValidCall& c) { c.options.method = m, set(c.options.scheme); }, begins});
   };
-  scheme("granularity for automatic", Method::automatic, [](SchemeOptions& o) { o.granularity = Granularity::per_token; }, "scheme");
-  scheme("smooth_k for automatic", Method::automatic, [](SchemeOptions& o) { o.smooth_k = false; }, "scheme");
+  scheme(
+      "granularity for automatic", Method::automatic, [](SchemeOptions& o) { o.granularity = Granularity::per_token; }, "scheme");
+  scheme(
+      "smooth_k for automatic", Method::automatic, [](SchemeOptions& o) { o.smooth_k = false; }, "scheme");
   for (Method m : {Method::exact, Method::chitu, Method::chitu_int8, Method::chitu_fast}) {
-    scheme("granularity", m, [](SchemeOptions& o) { o.granularity = Granularity::per_token; }, "scheme.granularity");
-    scheme("family", m, [](SchemeOptions& o) { o.family = FragmentFamily::mma_sync; }, "scheme.granularity, family");
-    scheme("accumulation", m, [](SchemeOptions& o) { o.pv_accumulation = PvAccumulation::fp32; }, "scheme.granularity, family, pv_accumulation");
-    scheme("smooth_k", m, [](SchemeOptions& o) { o.smooth_k = true; }, "scheme.smooth_k");
-    scheme("smooth_q", m, [](SchemeOptions& o) { o.smooth_q = true; }, "scheme.smooth_k, smooth_q");
-    scheme("smooth_v", m, [](SchemeOptions& o) { o.smooth_v = false; }, "scheme.smooth_k, smooth_q, smooth_v");
+    scheme(
+        "granularity", m, [](SchemeOptions& o) { o.granularity = Granularity::per_token; }, "scheme.granularity");
+    scheme(
+        "family", m, [](SchemeOptions& o) { o.family = FragmentFamily::mma_sync; }, "scheme.granularity, family");
+    scheme(
+        "accumulation", m, [](SchemeOptions& o) { o.pv_accumulation = PvAccumulation::fp32; }, "scheme.granularity, family, pv_accumulation");
+    scheme(
+        "smooth_k", m, [](SchemeOptions& o) { o.smooth_k = true; }, "scheme.smooth_k");
+    scheme(
+        "smooth_q", m, [](SchemeOptions& o) { o.smooth_q = true; }, "scheme.smooth_k, smooth_q");
+    scheme(
+        "smooth_v", m, [](SchemeOptions& o) { o.smooth_v = false; }, "scheme.smooth_k, smooth_q, smooth_v");
   }
   for (Method m : {Method::int_flash, Method::int_flash_half}) {
-    scheme("granularity", m, [](SchemeOptions& o) { o.granularity = Granularity::per_block; }, "scheme.granularity");
-    scheme("accumulation", m, [](SchemeOptions& o) { o.pv_accumulation = PvAccumulation::fp16; }, "scheme.granularity, family, pv_accumulation");
+    scheme(
+        "granularity", m, [](SchemeOptions& o) { o.granularity = Granularity::per_block; }, "scheme.granularity");
+    scheme(
+        "accumulation", m, [](SchemeOptions& o) { o.pv_accumulation = PvAccumulation::fp16; }, "scheme.granularity, family, pv_accumulation");
   }
-  scheme("family alone", Method::sage1, [](SchemeOptions& o) { o.family = FragmentFamily::sm90; }, "scheme.family");
-  scheme("sage1 fp32_fp32", Method::sage1, [](SchemeOptions& o) { o.pv_accumulation = PvAccumulation::fp32_fp32; }, "scheme.pv_accumulation");
-  scheme("sage1 fp32_fp16", Method::sage1, [](SchemeOptions& o) { o.pv_accumulation = PvAccumulation::fp32_fp16; }, "scheme.pv_accumulation");
-  scheme("sage2 fp16", Method::sage2, [](SchemeOptions& o) { o.pv_accumulation = PvAccumulation::fp16; }, "scheme.pv_accumulation");
-  scheme("sage2 fp16_fp32", Method::sage2, [](SchemeOptions& o) { o.pv_accumulation = PvAccumulation::fp16_fp32; }, "scheme.pv_accumulation");
-  scheme("unknown granularity", Method::sage2, [](SchemeOptions& o) { o.granularity = static_cast<Granularity>(17); }, "scheme.granularity");
-  scheme("unknown family", Method::sage2, [](SchemeOptions& o) { o.family = static_cast<FragmentFamily>(5); }, "scheme.family");
-  scheme("unknown accumulation", Method::sage2, [](SchemeOptions& o) { o.pv_accumulation = static_cast<PvAccumulation>(5); }, "scheme.pv_accumulation");
+  scheme(
+      "family alone", Method::sage1, [](SchemeOptions& o) { o.family = FragmentFamily::sm90; }, "scheme.family");
+  scheme(
+      "sage1 fp32_fp32", Method::sage1, [](SchemeOptions& o) { o.pv_accumulation = PvAccumulation::fp32_fp32; }, "scheme.pv_accumulation");
+  scheme(
+      "sage1 fp32_fp16", Method::sage1, [](SchemeOptions& o) { o.pv_accumulation = PvAccumulation::fp32_fp16; }, "scheme.pv_accumulation");
+  scheme(
+      "sage2 fp16", Method::sage2, [](SchemeOptions& o) { o.pv_accumulation = PvAccumulation::fp16; }, "scheme.pv_accumulation");
+  scheme(
+      "sage2 fp16_fp32", Method::sage2, [](SchemeOptions& o) { o.pv_accumulation = PvAccumulation::fp16_fp32; }, "scheme.pv_accumulation");
+  scheme(
+      "unknown granularity", Method::sage2, [](SchemeOptions& o) { o.granularity = static_cast<Granularity>(17); }, "scheme.granularity");
+  scheme(
+      "unknown family", Method::sage2, [](SchemeOptions& o) { o.family = static_cast<FragmentFamily>(5); }, "scheme.family");
+  scheme(
+      "unknown accumulation", Method::sage2, [](SchemeOptions& o) { o.pv_accumulation = static_cast<PvAccumulation>(5); }, "scheme.pv_accumulation");
 }
 
 void add_sequences(Table& t) {
-  auto packed = [&t](const char* what, Change change, const char* begins) { t.push_back({what, std::move(change), begins, false, Kind::packed}); };
-  packed("only cu_seqlens_q", [](ValidCall& c) { c.args.sequences.cu_seqlens_k = nullptr; }, "sequences: want cu_seqlens_q");
-  packed("only cu_seqlens_k", [](ValidCall& c) { c.args.sequences.cu_seqlens_q = nullptr; }, "sequences: want cu_seqlens_q");
-  packed("cu_seqlens and seqlens_k", [](ValidCall& c) { c.args.sequences.seqlens_k = c.seqlens.data(); }, "sequences.seqlens_k");
-  packed("negative number of sequences", [](ValidCall& c) { c.args.sequences.batch = -1; }, "sequences.batch");
-  packed("negative max_seqlen_q", [](ValidCall& c) { c.args.sequences.max_seqlen_q = -1; }, "sequences.max_seqlen_q");
-  packed("negative max_seqlen_k", [](ValidCall& c) { c.args.sequences.max_seqlen_k = -1; }, "sequences.max_seqlen_q, max_seqlen_k");
-  packed("max_seqlen_q too small", [](ValidCall& c) { c.args.sequences.max_seqlen_q = 2; }, "sequences.cu_seqlens_q");
-  packed("max_seqlen_k too small", [](ValidCall& c) { c.args.sequences.max_seqlen_k = 3; }, "sequences.cu_seqlens_k");
-  packed("cu_seqlens_q starts below 0", [](ValidCall& c) { c.cu_q[0] = -1; }, "sequences.cu_seqlens_q[0]");
-  packed("cu_seqlens_k starts below 0", [](ValidCall& c) { c.cu_k[0] = -5; }, "sequences.cu_seqlens_k[0]");
-  packed("cu_seqlens_q descends", [](ValidCall& c) { c.cu_q[1] = 5, c.cu_q[2] = 4; }, "sequences.cu_seqlens_q");
-  packed("cu_seqlens_k descends", [](ValidCall& c) { c.cu_k[1] = 6, c.cu_k[2] = 5; }, "sequences.cu_seqlens_k");
-  packed("cu_seqlens_q beyond the tensor", [](ValidCall& c) { c.cu_q[2] = 6, c.args.sequences.max_seqlen_q = 9; }, "sequences.cu_seqlens_q[2]");
-  packed("cu_seqlens_k beyond the tensor", [](ValidCall& c) { c.cu_k[2] = 8, c.args.sequences.max_seqlen_k = 9; }, "sequences.cu_seqlens_k[2]");
-  packed("a difference that wraps int32",
-         [](ValidCall& c) { c.cu_k[1] = std::numeric_limits<std::int32_t>::max(), c.cu_k[2] = std::numeric_limits<std::int32_t>::min(); }, "sequences.cu_seqlens_k");
-  packed("tensor batch 2", [](ValidCall& c) { c.args.q.shape[0] = c.args.k.shape[0] = c.args.v.shape[0] = 2; }, "q.shape[0]");
+  auto packed = [&t](const char* what, const Change& change, const char* begins) { t.push_back({what, change, begins, false, Kind::packed}); };
+  packed(
+      "only cu_seqlens_q", [](ValidCall& c) { c.args.sequences.cu_seqlens_k = nullptr; }, "sequences: want cu_seqlens_q");
+  packed(
+      "only cu_seqlens_k", [](ValidCall& c) { c.args.sequences.cu_seqlens_q = nullptr; }, "sequences: want cu_seqlens_q");
+  packed(
+      "cu_seqlens and seqlens_k", [](ValidCall& c) { c.args.sequences.seqlens_k = c.seqlens.data(); }, "sequences.seqlens_k");
+  packed(
+      "negative number of sequences", [](ValidCall& c) { c.args.sequences.batch = -1; }, "sequences.batch");
+  packed(
+      "negative max_seqlen_q", [](ValidCall& c) { c.args.sequences.max_seqlen_q = -1; }, "sequences.max_seqlen_q");
+  packed(
+      "negative max_seqlen_k", [](ValidCall& c) { c.args.sequences.max_seqlen_k = -1; }, "sequences.max_seqlen_q, max_seqlen_k");
+  packed(
+      "max_seqlen_q too small", [](ValidCall& c) { c.args.sequences.max_seqlen_q = 2; }, "sequences.cu_seqlens_q");
+  packed(
+      "max_seqlen_k too small", [](ValidCall& c) { c.args.sequences.max_seqlen_k = 3; }, "sequences.cu_seqlens_k");
+  packed(
+      "cu_seqlens_q starts below 0", [](ValidCall& c) { c.cu_q[0] = -1; }, "sequences.cu_seqlens_q[0]");
+  packed(
+      "cu_seqlens_k starts below 0", [](ValidCall& c) { c.cu_k[0] = -5; }, "sequences.cu_seqlens_k[0]");
+  packed(
+      "cu_seqlens_q descends", [](ValidCall& c) { c.cu_q[1] = 5, c.cu_q[2] = 4; }, "sequences.cu_seqlens_q");
+  packed(
+      "cu_seqlens_k descends", [](ValidCall& c) { c.cu_k[1] = 6, c.cu_k[2] = 5; }, "sequences.cu_seqlens_k");
+  packed(
+      "cu_seqlens_q beyond the tensor", [](ValidCall& c) { c.cu_q[2] = 6, c.args.sequences.max_seqlen_q = 9; }, "sequences.cu_seqlens_q[2]");
+  packed(
+      "cu_seqlens_k beyond the tensor", [](ValidCall& c) { c.cu_k[2] = 8, c.args.sequences.max_seqlen_k = 9; }, "sequences.cu_seqlens_k[2]");
+  packed(
+      "a difference that wraps int32",
+      [](ValidCall& c) { c.cu_k[1] = std::numeric_limits<std::int32_t>::max(), c.cu_k[2] = std::numeric_limits<std::int32_t>::min(); },
+      "sequences.cu_seqlens_k");
+  packed(
+      "tensor batch 2", [](ValidCall& c) { c.args.q.shape[0] = c.args.k.shape[0] = c.args.v.shape[0] = 2; }, "q.shape[0]");
   t.push_back({"sequences.batch", [](ValidCall& c) { c.args.sequences.batch = 5; }, "sequences.batch"});
   t.push_back({"max_seqlen_q without cu", [](ValidCall& c) { c.args.sequences.max_seqlen_q = 5; }, "sequences.max_seqlen_q"});
   t.push_back({"max_seqlen_k without cu", [](ValidCall& c) { c.args.sequences.max_seqlen_k = 5; }, "sequences.max_seqlen_q, max_seqlen_k"});
@@ -214,35 +254,58 @@ void add_sequences(Table& t) {
 }
 
 void add_quantized(Table& t) {
-  auto bad = [&t](const char* what, Change change, const char* begins, bool unsupported = false) {
-    t.push_back({what, std::move(change), begins, unsupported, Kind::quantized});
-  };
-  bad("k as well", [](ValidCall& c) { c.args.k = c.k_view; }, "kv");
-  bad("v as well", [](ValidCall& c) { c.args.v = c.v_view; }, "kv");
-  bad("kv null", [](ValidCall& c) { c.kv.data = nullptr; }, "kv.data");
-  bad("kv without bytes", [](ValidCall& c) { c.kv.bytes = 0; }, "kv.data");
-  bad("kv on another device", [](ValidCall& c) { c.kv.device = kCuda; }, "kv.device");
-  bad("kv of another dtype", [](ValidCall& c) { c.kv.dtype = DType::f32; }, "kv.dtype");
-  bad("kv head_dim", [](ValidCall& c) { c.kv.head_dim = 16; }, "kv.head_dim");
-  bad("kv batch", [](ValidCall& c) { c.kv.batch = 3; }, "kv.batch");
-  bad("kv heads 3", [](ValidCall& c) { c.kv.num_heads_kv = 3; }, "kv.num_heads_kv");
-  bad("kv heads 0", [](ValidCall& c) { c.kv.num_heads_kv = 0; }, "kv.num_heads_kv");
-  bad("kv heads -1", [](ValidCall& c) { c.kv.num_heads_kv = -1; }, "kv.num_heads_kv");
-  bad("kv seqlen -1", [](ValidCall& c) { c.kv.seqlen = -1; }, "kv.seqlen");
-  bad("kv head_dim_v 0", [](ValidCall& c) { c.kv.head_dim_v = c.args.out.shape[3] = 0; }, "kv.head_dim_v");
-  bad("kv head_dim_v 300", [](ValidCall& c) { c.kv.head_dim_v = c.args.out.shape[3] = 300; }, "kv.head_dim_v");
-  bad("out for another head_dim_v", [](ValidCall& c) { c.kv.head_dim_v = 16; }, "out.shape");
-  bad("method differs", [](ValidCall& c) { c.options.method = Method::sage1; }, "method");
-  bad("kv of method automatic", [](ValidCall& c) { c.kv.method = c.options.method = Method::automatic; }, "kv.method");
-  bad("kv of method exact", [](ValidCall& c) { c.kv.method = c.options.method = Method::exact; }, "kv.method");
-  bad("kv of an unknown method", [](ValidCall& c) { c.kv.method = c.options.method = static_cast<Method>(99); }, "kv.method");
-  bad("kv misaligned", [](ValidCall& c) { c.kv.data = static_cast<const char*>(c.kv.data) + 64; }, "kv.data");
-  bad("kv with scheme options", [](ValidCall& c) { c.options.scheme.smooth_k = false; }, "scheme");
-  bad("out inside the blob", [](ValidCall& c) { c.args.out.data = const_cast<void*>(c.kv.data); }, "out: must not overlap kv");
-  bad("lse inside the blob", [](ValidCall& c) { c.args.lse.data = static_cast<float*>(const_cast<void*>(c.kv.data)); }, "lse: must not overlap kv");
-  bad("seqlens_k beyond kv", [](ValidCall& c) { c.pad(8, 1); }, "sequences.seqlens_k[0]");
+  auto bad = [&t](const char* what, const Change& change, const char* begins) { t.push_back({what, change, begins, false, Kind::quantized}); };
+  bad(
+      "k as well", [](ValidCall& c) { c.args.k = c.k_view; }, "kv");
+  bad(
+      "v as well", [](ValidCall& c) { c.args.v = c.v_view; }, "kv");
+  bad(
+      "kv null", [](ValidCall& c) { c.kv.data = nullptr; }, "kv.data");
+  bad(
+      "kv without bytes", [](ValidCall& c) { c.kv.bytes = 0; }, "kv.data");
+  bad(
+      "kv on another device", [](ValidCall& c) { c.kv.device = kCuda; }, "kv.device");
+  bad(
+      "kv of another dtype", [](ValidCall& c) { c.kv.dtype = DType::f32; }, "kv.dtype");
+  bad(
+      "kv head_dim", [](ValidCall& c) { c.kv.head_dim = 16; }, "kv.head_dim");
+  bad(
+      "kv batch", [](ValidCall& c) { c.kv.batch = 3; }, "kv.batch");
+  bad(
+      "kv heads 3", [](ValidCall& c) { c.kv.num_heads_kv = 3; }, "kv.num_heads_kv");
+  bad(
+      "kv heads 0", [](ValidCall& c) { c.kv.num_heads_kv = 0; }, "kv.num_heads_kv");
+  bad(
+      "kv heads -1", [](ValidCall& c) { c.kv.num_heads_kv = -1; }, "kv.num_heads_kv");
+  bad(
+      "kv seqlen -1", [](ValidCall& c) { c.kv.seqlen = -1; }, "kv.seqlen");
+  bad(
+      "kv head_dim_v 0", [](ValidCall& c) { c.kv.head_dim_v = c.args.out.shape[3] = 0; }, "kv.head_dim_v");
+  bad(
+      "kv head_dim_v 300", [](ValidCall& c) { c.kv.head_dim_v = c.args.out.shape[3] = 300; }, "kv.head_dim_v");
+  bad(
+      "out for another head_dim_v", [](ValidCall& c) { c.kv.head_dim_v = 16; }, "out.shape");
+  bad(
+      "method differs", [](ValidCall& c) { c.options.method = Method::sage1; }, "method");
+  bad(
+      "kv of method automatic", [](ValidCall& c) { c.kv.method = c.options.method = Method::automatic; }, "kv.method");
+  bad(
+      "kv of method exact", [](ValidCall& c) { c.kv.method = c.options.method = Method::exact; }, "kv.method");
+  bad(
+      "kv of an unknown method", [](ValidCall& c) { c.kv.method = c.options.method = static_cast<Method>(99); }, "kv.method");
+  bad(
+      "kv misaligned", [](ValidCall& c) { c.kv.data = static_cast<const char*>(c.kv.data) + 64; }, "kv.data");
+  bad(
+      "kv with scheme options", [](ValidCall& c) { c.options.scheme.smooth_k = false; }, "scheme");
+  bad(
+      "out inside the blob", [](ValidCall& c) { c.args.out.data = const_cast<void*>(c.kv.data); }, "out: must not overlap kv");
+  bad(
+      "lse inside the blob", [](ValidCall& c) { c.args.lse.data = static_cast<float*>(const_cast<void*>(c.kv.data)); }, "lse: must not overlap kv");
+  bad(
+      "seqlens_k beyond kv", [](ValidCall& c) { c.pad(8, 1); }, "sequences.seqlens_k[0]");
 }
 
+// clang-format on
 Table bad_calls() {
   Table t;
   add_inputs(t);
@@ -292,11 +355,17 @@ TEST(Validate, OddCallsAreLegal) {
       {"k and v of one batch for all", [](ValidCall& c) { c.args.k.stride[0] = c.args.v.stride[0] = 0; }},
       {"one head for all", [](ValidCall& c) { c.args.k.stride[2] = c.args.v.stride[2] = 0; }},
       {"one key for all positions", [](ValidCall& c) { c.args.k.stride[1] = c.args.v.stride[1] = 0; }},
-      {"q broadcast over everything", [](ValidCall& c) { c.args.q.stride = {0, 0, 0, 1}; }},
+      {"q broadcast over everything",
+       [](ValidCall& c) {
+         c.args.q.stride = {0, 0, 0, 1};
+       }},
       {"q, k and v are the same memory", [](ValidCall& c) { c.args.k.data = c.args.v.data = c.args.q.data; }},
       {"slices of a fused tensor with out among them", [](ValidCall& c) { c.fuse(); }},
       {"no lse", [](ValidCall& c) { c.args.lse = {}; }},
-      {"lse with any strides", [](ValidCall& c) { c.args.lse.stride = {1, 2, 8}; }},
+      {"lse with any strides",
+       [](ValidCall& c) {
+         c.args.lse.stride = {1, 2, 8};
+       }},
       {"out f32", [](ValidCall& c) { c.widen_out(); }},
       {"no query", [](ValidCall& c) { c.resize_q(0); }},
       {"no key", [](ValidCall& c) { c.resize_k(0); }},
@@ -315,12 +384,27 @@ TEST(Validate, OddCallsAreLegal) {
       {"sequences.batch equal to the batch", [](ValidCall& c) { c.args.sequences.batch = 2; }},
       {"lengths 0 and full", [](ValidCall& c) { c.pad(0, 7); }},
       {"mask with an unused stride", [](ValidCall& c) { c.args.mask.shape[0] = 1, c.args.mask.stride[0] = kHuge; }, Kind::masked},
-      {"mask broadcast by stride 0", [](ValidCall& c) { c.args.mask.stride = {0, 0, 7, 1}; }, Kind::masked},
-      {"mask broadcast by size 1", [](ValidCall& c) { c.args.mask.shape = {1, 1, 1, 7}; }, Kind::masked},
-      {"mask transposed", [](ValidCall& c) { c.args.mask.stride = {140, 35, 1, 5}; }, Kind::masked},
+      {"mask broadcast by stride 0",
+       [](ValidCall& c) {
+         c.args.mask.stride = {0, 0, 7, 1};
+       },
+       Kind::masked},
+      {"mask broadcast by size 1",
+       [](ValidCall& c) {
+         c.args.mask.shape = {1, 1, 1, 7};
+       },
+       Kind::masked},
+      {"mask transposed",
+       [](ValidCall& c) {
+         c.args.mask.stride = {140, 35, 1, 5};
+       },
+       Kind::masked},
       {"boolean mask", [](ValidCall& c) { c.args.mask.dtype = DType::boolean; }, Kind::masked},
       {"bf16 mask with f16 inputs", [](ValidCall& c) { c.args.mask.dtype = DType::bf16; }, Kind::masked},
-      {"no mask, but an empty shape", [](ValidCall& c) { c.args.mask = {}, c.args.mask.shape = {2, 4, 0, 7}; }},
+      {"no mask, but an empty shape",
+       [](ValidCall& c) {
+         c.args.mask = {}, c.args.mask.shape = {2, 4, 0, 7};
+       }},
       {"empty sequences in a pack", [](ValidCall& c) { c.cu_q[1] = 0, c.cu_k[1] = 0, c.args.sequences.max_seqlen_q = 5, c.args.sequences.max_seqlen_k = 7; },
        Kind::packed},
       {"max_seqlen far above", [](ValidCall& c) { c.args.sequences.max_seqlen_q = c.args.sequences.max_seqlen_k = kHuge; }, Kind::packed},
@@ -378,73 +462,6 @@ TEST(Validate, RunChecksItsArgumentsAgain) {
   refused("workspace: want 256-byte alignment", workspace + 64);
   call.args.v.data = nullptr;
   refused("v.data", workspace);
-}
-
-TEST(Validate, Merge) {
-  using MergeChange = std::function<void(MergeOperands&)>;
-  const std::tuple<const char*, MergeChange, const char*> calls[] = {
-      {"out null", [](MergeOperands& m) { m.out.data = nullptr; }, "out.data"},
-      {"out_b null", [](MergeOperands& m) { m.out_b.data = nullptr; }, "out_b.data"},
-      {"lse null", [](MergeOperands& m) { m.lse.data = nullptr; }, "lse.data"},
-      {"lse_b null", [](MergeOperands& m) { m.lse_b.data = nullptr; }, "lse_b.data"},
-      {"out f16", [](MergeOperands& m) { m.out.dtype = DType::f16; }, "out.dtype"},
-      {"out_b bf16", [](MergeOperands& m) { m.out_b.dtype = DType::bf16; }, "out_b.dtype"},
-      {"out_b size", [](MergeOperands& m) { m.out_b.shape[1] = 2; }, "out_b.shape"},
-      {"lse size", [](MergeOperands& m) { m.lse.shape[2] = 2; }, "lse.shape"},
-      {"lse_b size", [](MergeOperands& m) { m.lse_b.shape[1] = 3; }, "lse_b.shape"},
-      {"lse f16", [](MergeOperands& m) { m.lse.dtype = DType::f16; }, "lse.dtype"},
-      {"out strided along head_dim", [](MergeOperands& m) { m.out.stride[3] = 2; }, "out.stride[3]"},
-      {"out broadcast", [](MergeOperands& m) { m.out.stride[1] = 0; }, "out.stride["},
-      {"lse broadcast", [](MergeOperands& m) { m.lse.stride[2] = 0; }, "lse.stride["},
-      {"out_b elsewhere", [](MergeOperands& m) { m.out_b.device = kCuda; }, "out_b.device"},
-      {"lse_b elsewhere", [](MergeOperands& m) { m.lse_b.device = kCuda; }, "lse_b.device"},
-      {"out negative size", [](MergeOperands& m) { m.out.shape[2] = -1; }, "out.shape"},
-  };
-  for (const auto& [what, change, begins] : calls) {
-    MergeOperands m;
-    change(m);
-    const std::string got = refusal([&] { merge_states(m.out, m.lse, m.out_b, m.lse_b); });
-    EXPECT_EQ(got.rfind(std::string("InvalidArgument: ") + begins, 0), 0u) << what << ": " << got;
-  }
-}
-
-TEST(Validate, QuantizeKv) {
-  struct Operands {
-    ValidCall call{Kind::dense};
-    QuantizeOptions options;
-    std::vector<std::int32_t> lengths{3, 7};
-    std::vector<char> memory = std::vector<char>(1 << 16);
-    char* blob = memory.data() + (256 - reinterpret_cast<std::uintptr_t>(memory.data()) % 256);
-    char* workspace = blob + (1 << 15);
-    ConstTensorView k = call.args.k, v = call.args.v;
-  };
-  const std::tuple<const char*, std::function<void(Operands&)>, const char*> calls[] = {
-      {"k null", [](Operands& o) { o.k.data = nullptr; }, "k.data"},
-      {"v null", [](Operands& o) { o.v.data = nullptr; }, "v.data"},
-      {"v dtype", [](Operands& o) { o.v.dtype = DType::bf16; }, "v.dtype"},
-      {"k boolean", [](Operands& o) { o.k.dtype = DType::boolean; }, "k.dtype"},
-      {"v seqlen", [](Operands& o) { o.v.shape[1] = 6; }, "v.shape"},
-      {"v batch", [](Operands& o) { o.v.shape[0] = 1; }, "v.shape"},
-      {"v heads", [](Operands& o) { o.v.shape[2] = 1; }, "v.shape"},
-      {"k head_dim 0", [](Operands& o) { o.k.shape[3] = 0; }, "k.shape[3]"},
-      {"v head_dim 257", [](Operands& o) { o.v.shape[3] = 257; }, "v.shape[3]"},
-      {"v elsewhere", [](Operands& o) { o.v.device = kCuda; }, "v.device"},
-      {"k strided", [](Operands& o) { o.k.stride[3] = 3; }, "k.stride[3]"},
-      {"method automatic", [](Operands& o) { o.options.method = Method::automatic; }, "method"},
-      {"method exact", [](Operands& o) { o.options.method = Method::exact; }, "method"},
-      {"method unknown", [](Operands& o) { o.options.method = static_cast<Method>(40); }, "method"},
-      {"length negative", [](Operands& o) { o.lengths[0] = -1, o.options.seqlens_k = o.lengths.data(); }, "seqlens_k[0]"},
-      {"length beyond", [](Operands& o) { o.lengths[1] = 8, o.options.seqlens_k = o.lengths.data(); }, "seqlens_k[1]"},
-      {"blob null", [](Operands& o) { o.blob = nullptr; }, "blob"},
-      {"blob misaligned", [](Operands& o) { o.blob += 128; }, "blob"},
-      {"workspace misaligned", [](Operands& o) { o.workspace += 8; }, "workspace"},
-  };
-  for (const auto& [what, change, begins] : calls) {
-    Operands o;
-    change(o);
-    const std::string got = refusal([&] { quantize_kv(o.k, o.v, o.options, o.blob, o.workspace); });
-    EXPECT_EQ(got.rfind(std::string("InvalidArgument: ") + begins, 0), 0u) << what << ": " << got;
-  }
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ struct Problem {
   bool has_lse = false;
   bool quantized_kv = false;   ///< args.kv instead of k and v
   bool aligned16 = false;      ///< base addresses and strides of q, k, v and out are multiples of 16 bytes (what TMA and 16-byte copies need)
-  std::int64_t group() const { return num_heads_q / num_heads_kv; }
+  std::int64_t group() const { return num_heads_kv == 0 ? 0 : num_heads_q / num_heads_kv; }  ///< a call without heads is legal
   friend bool operator==(const Problem&, const Problem&) = default;
 };
 

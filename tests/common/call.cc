@@ -260,7 +260,8 @@ std::string TestCall::run_checked(const AttentionOptions& options) {
 
 std::vector<float> TestCall::out() const {
   std::vector<float> values(static_cast<std::size_t>(volume(args_.out.shape)));
-  for_each_element(args_.out, [&](std::int64_t offset, std::int64_t at) { values[static_cast<std::size_t>(at)] = load(args_.out.data, spec_.out_dtype, offset); });
+  for_each_element(args_.out,
+                   [&](std::int64_t offset, std::int64_t at) { values[static_cast<std::size_t>(at)] = load(args_.out.data, spec_.out_dtype, offset); });
   return values;
 }
 

@@ -11,14 +11,14 @@
 namespace chitu::test {
 
 struct OracleRow {
-  std::vector<double> out;      ///< [head_dim_v]
-  double lse = 0;               ///< -inf when no key is visible
-  std::int64_t visible = 0;     ///< keys
-  double largest_weight = 0;    ///< max_j p_j
-  double weight_norm = 0;       ///< sqrt(sum p_j^2)
-  double largest_score = 0;     ///< max_j |softmax_scale q.k_j + mask|
+  std::vector<double> out;        ///< [head_dim_v]
+  double lse = 0;                 ///< -inf when no key is visible
+  std::int64_t visible = 0;       ///< keys
+  double largest_weight = 0;      ///< max_j p_j
+  double weight_norm = 0;         ///< sqrt(sum p_j^2)
+  double largest_score = 0;       ///< max_j |softmax_scale q.k_j + mask|
   std::vector<double> low, high;  ///< per channel: range of v over the visible keys
-  double largest_v = 0;         ///< max |v| over the visible keys
+  double largest_v = 0;           ///< max |v| over the visible keys
   /// Nothing that rounds rows of q and k to int8 with a scale of at least their group's absmax / 127 can move a logit by more (numerics: hard bound).
   double logit_bound = 0;
 };

@@ -23,8 +23,21 @@ class Reader {
   std::uint8_t byte() { return at_ < size_ ? data_[at_++] : 0; }
   std::int64_t below(std::int64_t n) { return byte() % n; }
   std::int64_t number() {
-    constexpr std::int64_t special[] = {0, 1, -1, 2, 127, 128, 256, 257, std::int64_t{1} << 31, std::int64_t{1} << 32, std::int64_t{1} << 59,
-                                        std::int64_t{1} << 60, std::int64_t{1} << 62, std::numeric_limits<std::int64_t>::max(), std::numeric_limits<std::int64_t>::min()};
+    constexpr std::int64_t special[] = {0,
+                                        1,
+                                        -1,
+                                        2,
+                                        127,
+                                        128,
+                                        256,
+                                        257,
+                                        std::int64_t{1} << 31,
+                                        std::int64_t{1} << 32,
+                                        std::int64_t{1} << 59,
+                                        std::int64_t{1} << 60,
+                                        std::int64_t{1} << 62,
+                                        std::numeric_limits<std::int64_t>::max(),
+                                        std::numeric_limits<std::int64_t>::min()};
     const std::uint8_t b = byte();
     if (b < 15) return special[b];
     if (b < 60) return b - 15;
@@ -79,7 +92,8 @@ void legal_call(Reader& r, AttentionArgs& a, AttentionOptions& o, std::int32_t* 
   if (r.below(2) == 0) a.out.dtype = DType::f32;
   if (r.below(2) == 0) a.lse = contiguous_view<float*, 3>(static_cast<float*>(at(5)), DType::f32, {batch, heads_q, seqlen_q});
   const std::int64_t dense = r.below(6);
-  if (dense >= 4) a.mask = contiguous_view<const void*, 4>(at(6), dense == 4 ? DType::boolean : DType::f32, {1, r.below(2) == 0 ? 1 : heads_q, seqlen_q, seqlen_k});
+  if (dense >= 4)
+    a.mask = contiguous_view<const void*, 4>(at(6), dense == 4 ? DType::boolean : DType::f32, {1, r.below(2) == 0 ? 1 : heads_q, seqlen_q, seqlen_k});
   if (r.below(3) == 0) o.mask.right = r.below(9) - 4;
   if (r.below(4) == 0) o.mask.left = r.below(40) - 4;
   if (r.below(4) == 0) o.mask.diagonal = r.below(30) - 15;
@@ -91,32 +105,79 @@ void legal_call(Reader& r, AttentionArgs& a, AttentionOptions& o, std::int32_t* 
   o.method = static_cast<Method>(r.below(9));
 }
 
+template <class T>
+T* moved(T* address, std::int64_t bytes) {
+  return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(address) + static_cast<std::uintptr_t>(bytes));
+}
+
 /// One field takes any value.
 void spoil(Reader& r, AttentionArgs& a, AttentionOptions& o, std::int32_t* lengths) {
   ConstTensorView* inputs[] = {&a.q, &a.k, &a.v, &a.mask};
   ConstTensorView& in = *inputs[r.below(4)];
   switch (r.below(22)) {
-    case 0: in.shape[static_cast<std::size_t>(r.below(4))] = r.number(); break;
-    case 1: in.stride[static_cast<std::size_t>(r.below(4))] = r.number(); break;
-    case 2: in.dtype = static_cast<DType>(r.byte()); break;
-    case 3: in.data = static_cast<const char*>(in.data) + r.below(32); break;
-    case 4: in.data = nullptr; break;
-    case 5: in.device = {static_cast<DeviceType>(r.below(2)), static_cast<int>(r.number())}; break;
-    case 6: a.out.shape[static_cast<std::size_t>(r.below(4))] = r.number(); break;
-    case 7: a.out.stride[static_cast<std::size_t>(r.below(4))] = r.number(); break;
-    case 8: a.out.data = static_cast<char*>(a.out.data) + r.below(32); break;
-    case 9: a.out.dtype = static_cast<DType>(r.below(5)); break;
-    case 10: a.lse.shape[static_cast<std::size_t>(r.below(3))] = r.number(); break;
-    case 11: a.lse.stride[static_cast<std::size_t>(r.below(3))] = r.number(); break;
-    case 12: a.sequences.batch = r.number(); break;
-    case 13: a.sequences.max_seqlen_k = r.number(); break;
-    case 14: lengths[r.below(3)] = static_cast<std::int32_t>(r.number()), a.sequences.seqlens_k = lengths; break;
-    case 15: o.mask = {r.number(), r.number(), r.number()}; break;
-    case 16: o.softmax_scale = r.real(); break;
-    case 17: o.method = static_cast<Method>(r.byte()); break;
-    case 18: o.scheme.granularity = static_cast<Granularity>(r.below(6)); break;
-    case 19: o.scheme.pv_accumulation = static_cast<PvAccumulation>(r.below(7)), o.scheme.smooth_v = r.below(2) == 0; break;
-    case 20: o.scheme.family = static_cast<FragmentFamily>(r.below(3)), o.scheme.smooth_q = r.below(2) == 0; break;
+    case 0:
+      in.shape[static_cast<std::size_t>(r.below(4))] = r.number();
+      break;
+    case 1:
+      in.stride[static_cast<std::size_t>(r.below(4))] = r.number();
+      break;
+    case 2:
+      in.dtype = static_cast<DType>(r.byte());
+      break;
+    case 3:
+      in.data = moved(in.data, r.below(32));
+      break;
+    case 4:
+      in.data = nullptr;
+      break;
+    case 5:
+      in.device = {static_cast<DeviceType>(r.below(2)), static_cast<int>(r.number())};
+      break;
+    case 6:
+      a.out.shape[static_cast<std::size_t>(r.below(4))] = r.number();
+      break;
+    case 7:
+      a.out.stride[static_cast<std::size_t>(r.below(4))] = r.number();
+      break;
+    case 8:
+      a.out.data = moved(a.out.data, r.below(32));
+      break;
+    case 9:
+      a.out.dtype = static_cast<DType>(r.below(5));
+      break;
+    case 10:
+      a.lse.shape[static_cast<std::size_t>(r.below(3))] = r.number();
+      break;
+    case 11:
+      a.lse.stride[static_cast<std::size_t>(r.below(3))] = r.number();
+      break;
+    case 12:
+      a.sequences.batch = r.number();
+      break;
+    case 13:
+      a.sequences.max_seqlen_k = r.number();
+      break;
+    case 14:
+      lengths[r.below(3)] = static_cast<std::int32_t>(r.number()), a.sequences.seqlens_k = lengths;
+      break;
+    case 15:
+      o.mask = {r.number(), r.number(), r.number()};
+      break;
+    case 16:
+      o.softmax_scale = r.real();
+      break;
+    case 17:
+      o.method = static_cast<Method>(r.byte());
+      break;
+    case 18:
+      o.scheme.granularity = static_cast<Granularity>(r.below(6));
+      break;
+    case 19:
+      o.scheme.pv_accumulation = static_cast<PvAccumulation>(r.below(7)), o.scheme.smooth_v = r.below(2) == 0;
+      break;
+    case 20:
+      o.scheme.family = static_cast<FragmentFamily>(r.below(3)), o.scheme.smooth_q = r.below(2) == 0;
+      break;
     default: {
       const auto rows = list_kernels({});
       o.kernel = rows[static_cast<std::size_t>(r.byte()) % rows.size()].name;
@@ -185,7 +246,8 @@ void check_result(const AttentionArgs& a, const AttentionOptions& o, const Plan&
         for (std::int64_t c = 0; c < a.v.shape[3]; ++c) {
           const double x = test::read_out(a, b, h, i, c);
           if (!std::isfinite(x) || std::fabs(x) > v_bound) finding("out is not finite or too large", a, p);
-          if (m == Method::exact && std::fabs(x - row.out[static_cast<std::size_t>(c)]) > (2 * std::expm1(2 * logits) + 0x1p-5) * 2) finding("exact is not", a, p);
+          if (m == Method::exact && std::fabs(x - row.out[static_cast<std::size_t>(c)]) > (2 * std::expm1(2 * logits) + 0x1p-5) * 2)
+            finding("exact is not", a, p);
         }
         if (a.lse.data == nullptr) continue;
         const double lse = test::read_lse(a, b, h, i);
