@@ -38,13 +38,13 @@ CHITU_INLINE void finish_tile(const LutTile& t, int v, F b, F level_b, I raw, I 
   const F none = Simd::set(kNegInf);
   const M hidden = Simd::eq(b, none);
   const F bias = Simd::load(t.bias + v * kL);
-  const F level = Simd::select(hidden, none, Simd::add(b, bias));        // of the sums
-  const F code_level = Simd::select(hidden, none, Simd::add(level_b, bias));  // of the codes: differs in flagged tiles
+  const F level = Simd::select(hidden, none, Simd::add(b, bias));
   const F m = Simd::load(state.m + v * kL), m1 = max_nan(m, level);
   const F base = Simd::select(Simd::eq(m1, none), Simd::zero(), m1);
   const F keep = exp2_row(Simd::sub(m, base));
   const F beta = Simd::select(hidden, Simd::zero(), exp2_row(Simd::sub(level, base)));
-  const F code_beta = flagged ? Simd::select(hidden, Simd::zero(), exp2_row(Simd::sub(code_level, base))) : beta;
+  // level of the codes against level of the sums: not by way of the bias, whose rounding would count
+  const F code_beta = flagged ? Simd::select(hidden, Simd::zero(), Simd::mul(beta, exp2_row(Simd::sub(level_b, b)))) : beta;
 
   const I diff = Simd::sub_i(raw, Simd::shl<7>(codes));  // R - 128 Q
   const I size = Simd::max_i(diff, Simd::sub_i(Simd::zero_i(), diff));

@@ -198,7 +198,7 @@ inline void c3_scales(const QuantizeArgs& a, const std::int32_t* amax, int count
   for (int j = 0; j < kTile; ++j) {
     float aj;
     __builtin_memcpy(&aj, &amax[j], 4);
-    aj = j < count ? larger(aj, 0x1p-24f * top) : top;
+    aj = j < count ? larger(aj, larger(0x1p-24f * top, 0x1p-100f)) : top;
     inv[j] = 127.0f / aj;
     log2_t[j] = core::log2_f32(aj / 127.0f);
   }
