@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 
 #include "common.h"
@@ -45,13 +44,12 @@ ConstTensorView view_of(const HostTensor& tensor, bool bhsd) {
 
 int64_t element_count(const ConstTensorView& view) { return view.shape[0] * view.shape[1] * view.shape[2] * view.shape[3]; }
 
-void CallFiles::add_to(CLI::App& app) {
-  const char* kinds = "FILE.npy (fp16, fp32, fp64 read as fp32), FILE.safetensors (also bf16) or FILE.safetensors:TENSOR; 4-D";
-  app.add_option("--q", q, kinds)->required()->type_name("FILE");
-  app.add_option("--k", k, "Keys, as --q")->required()->type_name("FILE");
-  app.add_option("--v", v, "Values, as --q")->required()->type_name("FILE");
-  app.add_option("--mask", mask, "Mask that broadcasts to [batch, heads, seqlen_q, seqlen_k]: bool (true = visible) or added to the scaled scores")->type_name("FILE");
-  app.add_option("--layout", layout, "bhsd [batch, heads, seqlen, head_dim] or bshd [batch, seqlen, heads, head_dim]")->capture_default_str();
+void CallFiles::declare(Arguments& arguments) {
+  arguments.required("--q", q, "FILE.npy (fp16, fp32, fp64 read as fp32), FILE.safetensors (also bf16) or FILE.safetensors:TENSOR; 4-D", "FILE");
+  arguments.required("--k", k, "Keys, as --q", "FILE");
+  arguments.required("--v", v, "Values, as --q", "FILE");
+  arguments.value("--mask", mask, "Mask that broadcasts to [batch, heads, seqlen_q, seqlen_k]: bool (true = visible) or added to the scaled scores", "FILE");
+  arguments.value("--layout", layout, "bhsd [batch, heads, seqlen, head_dim] or bshd [batch, seqlen, heads, head_dim]");
 }
 
 HostCall::HostCall(const CallFiles& files) : bhsd_(files.layout == "bhsd") {

@@ -5,13 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "chitu/chitu.h"
 #include "device.h"
 #include "host_tensor.h"
-
-namespace CLI {
-class App;
-}
 
 namespace chitu::cli {
 
@@ -19,7 +16,7 @@ namespace chitu::cli {
 struct CallFiles {
   std::string q, k, v, mask;
   std::string layout = "bhsd";
-  void add_to(CLI::App& app);
+  void declare(Arguments& arguments);
 };
 
 /// q, k, v and mask in host memory.

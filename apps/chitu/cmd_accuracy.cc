@@ -1,7 +1,6 @@
 // chitu accuracy: the error of each method on the user's own tensors, against attention in fp64.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <charconv>
 #include <cmath>
 #include <memory>
@@ -223,18 +222,19 @@ int execute(const Options& options) {
 
 }  // namespace
 
-Command add_accuracy(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("accuracy", "Error of each method on tensors from files");
-  auto options = std::make_shared<Options>();
-  options->files.add_to(*command);
-  command->add_option("--methods", options->methods, "Comma-separated methods, or all")->capture_default_str()->type_name("LIST");
-  command->add_option("--rows", options->rows, "Output rows compared with fp64 (default: all that a minute or so allows)")->type_name("N");
-  command->add_option("--fail-above", options->fail_above, "Exit with 3 when the overall relative L2 error of any method exceeds this fraction")->type_name("X");
-  command->add_option("--json", options->json, "Write all results to F ('-': to stdout instead of the tables)")->type_name("F");
-  command->add_flag("--markdown", options->markdown, "Print the tables as Markdown");
-  command->add_flag("--quiet", options->quiet, "No progress on stderr");
-  options->call.add_to(*command);
-  return {command, [options] { return execute(*options); }};
+Command accuracy_command() {
+  auto o = std::make_shared<Options>();
+  const auto declare = [o](Arguments& arguments) {
+    o->files.declare(arguments);
+    arguments.value("--methods", o->methods, "Comma-separated methods, or all", "LIST");
+    arguments.value("--rows", o->rows, "Output rows compared with fp64 (default: all that a minute or so allows)");
+    arguments.value("--fail-above", o->fail_above, "Exit with 3 when the overall relative L2 error of any method exceeds this fraction", "X");
+    arguments.value("--json", o->json, "Write all results to F ('-': to stdout instead of the tables)", "F");
+    arguments.flag("--markdown", o->markdown, "Print the tables as Markdown");
+    arguments.flag("--quiet", o->quiet, "No progress on stderr");
+    o->call.declare(arguments);
+  };
+  return {"accuracy", "Error of each method on tensors from files", declare, [o] { return execute(*o); }};
 }
 
 }  // namespace chitu::cli

@@ -1,7 +1,6 @@
 // chitu bench: options, the thread that measures, and its tables.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -26,8 +25,7 @@ namespace {
 struct Options {
   CallOptions call;
   std::string table = "long", methods = "all", seqlen, seqlen_q, heads = "8", head_dim = "64", batch = "1", dtype = "fp16", kernel, json, csv;
-  int64_t repeats = 0, reference_rows = 0;
-  uint64_t seed = 1;
+  int64_t repeats = 0, reference_rows = 0, seed = 1;
   bool quantized_kv = false, peak_memory = false, markdown = false, quiet = false;
 };
 
@@ -59,7 +57,7 @@ BenchSettings settings_of(const Options& options) {
   s.repeats = static_cast<int>(options.repeats);
   if (options.reference_rows < 0) throw UsageError(fmt::format("--reference-rows: want a number from 1 (0: by cost), got {}", options.reference_rows));
   s.reference_rows = options.reference_rows;
-  s.seed = options.seed;
+  s.seed = static_cast<uint64_t>(options.seed);
   s.quantized_kv = options.quantized_kv;
   s.peak_memory = options.peak_memory;
   for (const int64_t seqlen : s.seqlens) {
@@ -233,29 +231,30 @@ int execute(const Options& options) {
 
 }  // namespace
 
-Command add_bench(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("bench", "Accuracy and speed of methods on random inputs");
+Command bench_command() {
   auto o = std::make_shared<Options>();
-  command->add_option("--table", o->table, "long: one row per method at 10K keys; sweep: several lengths, methods with a kernel here")->capture_default_str();
-  command->add_option("--method", o->methods, "Comma-separated methods, or all")->capture_default_str()->type_name("LIST");
-  command->add_option("--seqlen", o->seqlen, "Comma-separated numbers of keys: 4096, 10K (10^3), 1M, 64Ki (2^10), 1Mi")->type_name("LIST");
-  command->add_option("--seqlen-q", o->seqlen_q, "Queries (default: as many as keys)")->type_name("N");
-  command->add_option("--heads", o->heads, "Query heads, or query/key heads (GQA)")->capture_default_str()->type_name("H[/Hkv]");
-  command->add_option("--head-dim", o->head_dim, "Head dimension")->capture_default_str()->type_name("D");
-  command->add_option("--batch", o->batch, "Sequences")->capture_default_str()->type_name("B");
-  command->add_option("--dtype", o->dtype, "fp16, bf16 or fp32")->capture_default_str();
-  command->add_option("--kernel", o->kernel, "Force one kernel by name (chitu info lists them)");
-  command->add_option("--repeats", o->repeats, "Timed calls per row (default: 3 to 20, about 2 s)")->type_name("N");
-  command->add_option("--reference-rows", o->reference_rows, "Output rows compared with fp64 (default: by cost)")->type_name("N");
-  command->add_option("--seed", o->seed, "Of the random inputs")->capture_default_str();
-  command->add_flag("--quantized-kv", o->quantized_kv, "K and V are quantized once, before the clock starts");
-  command->add_flag("--peak-memory", o->peak_memory, "Also the memory beyond inputs and output");
-  command->add_option("--json", o->json, "Write all results to F ('-': to stdout instead of the table)")->type_name("F");
-  command->add_option("--csv", o->csv, "Write all results to F")->type_name("F");
-  command->add_flag("--markdown", o->markdown, "Print the table as Markdown");
-  command->add_flag("--quiet", o->quiet, "No progress on stderr");
-  o->call.add_to(*command);
-  return {command, [o] { return execute(*o); }};
+  const auto declare = [o](Arguments& arguments) {
+    arguments.value("--table", o->table, "long: one row per method at 10K keys; sweep: several lengths, methods with a kernel here");
+    arguments.value("--method", o->methods, "Comma-separated methods, or all", "LIST");
+    arguments.value("--seqlen", o->seqlen, "Comma-separated numbers of keys: 4096, 10K (10^3), 1M, 64Ki (2^10), 1Mi", "LIST");
+    arguments.value("--seqlen-q", o->seqlen_q, "Queries (default: as many as keys)", "N");
+    arguments.value("--heads", o->heads, "Query heads, or query/key heads (GQA)", "H[/Hkv]");
+    arguments.value("--head-dim", o->head_dim, "Head dimension", "D");
+    arguments.value("--batch", o->batch, "Sequences", "B");
+    arguments.value("--dtype", o->dtype, "fp16, bf16 or fp32");
+    arguments.value("--kernel", o->kernel, "Force one kernel by name (chitu info lists them)");
+    arguments.value("--repeats", o->repeats, "Timed calls per row (default: 3 to 20, about 2 s)");
+    arguments.value("--reference-rows", o->reference_rows, "Output rows compared with fp64 (default: by cost)");
+    arguments.value("--seed", o->seed, "Of the random inputs (default 1)");
+    arguments.flag("--quantized-kv", o->quantized_kv, "K and V are quantized once, before the clock starts");
+    arguments.flag("--peak-memory", o->peak_memory, "Also the memory beyond inputs and output");
+    arguments.value("--json", o->json, "Write all results to F ('-': to stdout instead of the table)", "F");
+    arguments.value("--csv", o->csv, "Write all results to F", "F");
+    arguments.flag("--markdown", o->markdown, "Print the table as Markdown");
+    arguments.flag("--quiet", o->quiet, "No progress on stderr");
+    o->call.declare(arguments);
+  };
+  return {"bench", "Accuracy and speed of methods on random inputs", declare, [o] { return execute(*o); }};
 }
 
 }  // namespace chitu::cli

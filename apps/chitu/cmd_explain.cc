@@ -1,7 +1,6 @@
 // chitu explain: which kernel a call of these shapes would take, and why not the others. Nothing is computed.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -90,22 +89,23 @@ int execute(const Options& options) {
 
 }  // namespace
 
-Command add_explain(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("explain", "Which kernel a call would take, and why not the others");
-  auto options = std::make_shared<Options>();
-  command->add_option("--method", options->method, "automatic or a method by name")->capture_default_str();
-  command->add_option("--kernel", options->kernel, "Force one kernel by name");
-  command->add_option("--seqlen", options->seqlen, "Keys, and queries unless --seqlen-q is given")->capture_default_str();
-  command->add_option("--seqlen-q", options->seqlen_q, "Queries");
-  command->add_option("--heads", options->heads, "H or H/Hkv")->capture_default_str();
-  command->add_option("--head-dim", options->head_dim, "Of q and k")->capture_default_str();
-  command->add_option("--head-dim-v", options->head_dim_v, "Of v and out (default: --head-dim)");
-  command->add_option("--batch", options->batch, "Sequences")->capture_default_str();
-  command->add_option("--dtype", options->dtype, "fp16, bf16 or fp32")->capture_default_str();
-  command->add_flag("--lse", options->lse, "The call also asks for the log-sum-exp");
-  command->add_flag("--json", options->json, "As JSON on stdout");
-  options->call.add_to(*command);
-  return {command, [options] { return execute(*options); }};
+Command explain_command() {
+  auto o = std::make_shared<Options>();
+  const auto declare = [o](Arguments& arguments) {
+    arguments.value("--method", o->method, "automatic or a method by name");
+    arguments.value("--kernel", o->kernel, "Force one kernel by name");
+    arguments.value("--seqlen", o->seqlen, "Keys, and queries unless --seqlen-q is given", "N");
+    arguments.value("--seqlen-q", o->seqlen_q, "Queries", "N");
+    arguments.value("--heads", o->heads, "H or H/Hkv", "H[/Hkv]");
+    arguments.value("--head-dim", o->head_dim, "Of q and k", "D");
+    arguments.value("--head-dim-v", o->head_dim_v, "Of v and out (default: --head-dim)", "D");
+    arguments.value("--batch", o->batch, "Sequences", "B");
+    arguments.value("--dtype", o->dtype, "fp16, bf16 or fp32");
+    arguments.flag("--lse", o->lse, "The call also asks for the log-sum-exp");
+    arguments.flag("--json", o->json, "As JSON on stdout");
+    o->call.declare(arguments);
+  };
+  return {"explain", "Which kernel a call would take, and why not the others", declare, [o] { return execute(*o); }};
 }
 
 }  // namespace chitu::cli

@@ -1,7 +1,6 @@
 // chitu info: what this build is, what this machine has, which kernels run here and why the others do not.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdlib>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -57,11 +56,10 @@ int execute(bool json) {
 
 }  // namespace
 
-Command add_info(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("info", "Version, CPU, GPUs, kernels and why each cannot run here");
+Command info_command() {
   auto json = std::make_shared<bool>(false);
-  command->add_flag("--json", *json, "As JSON on stdout");
-  return {command, [json] { return execute(*json); }};
+  const auto declare = [json](Arguments& arguments) { arguments.flag("--json", *json, "As JSON on stdout"); };
+  return {"info", "Version, CPU, GPUs, kernels and why each cannot run here", declare, [json] { return execute(*json); }};
 }
 
 }  // namespace chitu::cli

@@ -1,7 +1,6 @@
 // chitu run: attention on tensors from files.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <filesystem>
 #include <memory>
 
@@ -57,15 +56,16 @@ int execute(const Options& options) {
 
 }  // namespace
 
-Command add_run(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("run", "Attention on tensors from files");
-  auto options = std::make_shared<Options>();
-  options->files.add_to(*command);
-  command->add_option("--out", options->out, "Where out goes: dtype and layout of q; .npy or .safetensors[:TENSOR] (bf16: .safetensors)")->required()->type_name("FILE");
-  command->add_option("--lse", options->lse, "Where the log-sum-exp goes: fp32 [batch, heads, seqlen_q], natural log")->type_name("FILE");
-  command->add_option("--method", options->method, "automatic, exact, sage1, sage2, int_flash, int_flash_half, chitu, chitu_int8 or chitu_fast")->capture_default_str();
-  options->call.add_to(*command);
-  return {command, [options] { return execute(*options); }};
+Command run_command() {
+  auto o = std::make_shared<Options>();
+  const auto declare = [o](Arguments& arguments) {
+    o->files.declare(arguments);
+    arguments.required("--out", o->out, "Where out goes: dtype and layout of q; .npy or .safetensors[:TENSOR] (bf16: .safetensors)", "FILE");
+    arguments.value("--lse", o->lse, "Where the log-sum-exp goes: fp32 [batch, heads, seqlen_q], natural log", "FILE");
+    arguments.value("--method", o->method, "automatic, exact, sage1, sage2, int_flash, int_flash_half, chitu, chitu_int8 or chitu_fast");
+    o->call.declare(arguments);
+  };
+  return {"run", "Attention on tensors from files", declare, [o] { return execute(*o); }};
 }
 
 }  // namespace chitu::cli

@@ -1,23 +1,14 @@
-// The subcommands. Each add_*() declares its options on the app and returns what to do once they are parsed; that returns the exit code.
+// The subcommands: each function's result declares its options and, once they are parsed, does the work.
 #pragma once
 
-#include <functional>
-
-namespace CLI {
-class App;
-}
+#include "arguments.h"
 
 namespace chitu::cli {
 
-struct Command {
-  CLI::App* app;
-  std::function<int()> execute;
-};
-
-Command add_run(CLI::App& app);
-Command add_bench(CLI::App& app);
-Command add_accuracy(CLI::App& app);
-Command add_info(CLI::App& app);
-Command add_explain(CLI::App& app);
+Command run_command();
+Command bench_command();
+Command accuracy_command();
+Command info_command();
+Command explain_command();
 
 }  // namespace chitu::cli

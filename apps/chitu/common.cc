@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
 #include <cmath>
@@ -133,13 +132,13 @@ Device parse_device(std::string_view option, const std::string& text) {
 
 std::string_view device_text(Device device) { return device.type == DeviceType::cpu ? "cpu" : "cuda"; }
 
-void CallOptions::add_to(CLI::App& app) {
-  app.add_flag("--causal", causal, "Each query sees the keys up to its own position");
-  app.add_option("--causal-align", causal_align, "Where the mask's diagonal ends: bottom-right (default) or top-left")->type_name("CORNER");
-  app.add_option("--window", window, "Each query sees L keys before and R after its own position; -1 = no limit. Holds in addition to --causal")->type_name("L,R");
-  app.add_option("--softmax-scale", softmax_scale, "Factor of q.k (default 1/sqrt(head_dim))")->type_name("X");
-  app.add_option("--device", device, "cpu, cuda, cuda:N or auto")->capture_default_str();
-  app.add_option("--threads", threads, "CPU threads (default: CHITU_NUM_THREADS, else all that this process may use)")->type_name("N");
+void CallOptions::declare(Arguments& arguments) {
+  arguments.flag("--causal", causal, "Each query sees the keys up to its own position");
+  arguments.value("--causal-align", causal_align, "Where the mask's diagonal ends: bottom-right (default) or top-left", "CORNER");
+  arguments.value("--window", window, "Each query sees L keys before and R after its own position; -1 = no limit. Holds in addition to --causal", "L,R");
+  arguments.value("--softmax-scale", softmax_scale, "Factor of q.k (default 1/sqrt(head_dim))", "X");
+  arguments.value("--device", device, "cpu, cuda, cuda:N or auto");
+  arguments.value("--threads", threads, "CPU threads (default: CHITU_NUM_THREADS, else all that this process may use)");
 }
 
 Mask CallOptions::mask() const {
@@ -176,7 +175,7 @@ std::optional<float> CallOptions::scale() const {
 
 void CallOptions::apply_threads() const {
   if (threads < 0 || threads > 4096) throw UsageError(fmt::format("--threads: want a number from 1 to 4096 (0: default), got {}", threads));
-  set_num_threads(threads);
+  set_num_threads(static_cast<int>(threads));
 }
 
 DType dtype_of(ElementType type) {

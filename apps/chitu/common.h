@@ -8,12 +8,9 @@
 #include <string_view>
 #include <vector>
 
+#include "arguments.h"
 #include "chitu/chitu.h"
 #include "host_tensor.h"
-
-namespace CLI {
-class App;
-}
 
 namespace chitu::cli {
 
@@ -51,9 +48,9 @@ struct CallOptions {
   std::string window;         ///< "L,R", -1 = no limit
   std::string softmax_scale;  ///< empty: 1/sqrt(head_dim)
   std::string device = "auto";
-  int threads = 0;            ///< 0: the library's default
+  int64_t threads = 0;        ///< 0: the library's default
 
-  void add_to(CLI::App& app);
+  void declare(Arguments& arguments);
   Mask mask() const;
   std::optional<float> scale() const;
   /// Checks threads and hands them to the library.

@@ -1,7 +1,6 @@
 // Entry of the command: parses, executes, and turns every failure into one message and one exit code.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
 #include <new>
@@ -42,24 +41,9 @@ int execute(const Command& command) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("ChituAttention: quantized attention, its accuracy and its speed.", "chitu");
-  app.require_subcommand(1);
-  app.set_version_flag("--version", std::string("chitu ") + CHITU_VERSION_STRING);
-  app.footer("Exit codes: 0 done, 1 internal error, 2 bad input, 3 threshold exceeded, 4 unsupported here.");
-  const std::vector<Command> commands = {add_run(app), add_bench(app), add_accuracy(app), add_info(app), add_explain(app)};
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& help) {
-    return app.exit(help);
-  } catch (const CLI::ParseError& error) {
-    std::string text = error.what();
-    for (char& c : text) {
-      if (c == '\n') c = ' ';
-    }
-    return report(kBadInput, fmt::format("{} (chitu --help, chitu COMMAND --help)", text));
-  }
-  for (const Command& command : commands) {
-    if (command.app->parsed()) return execute(command);
-  }
-  return kInternal;
+  const std::vector<Command> commands = {run_command(), bench_command(), accuracy_command(), info_command(), explain_command()};
+  const Parsed parsed = parse_arguments(commands, argc, argv);
+  if (parsed.command != nullptr) return execute(*parsed.command);
+  if (!parsed.error.empty()) return report(parsed.code, printable(parsed.error, 1000) + " (see chitu --help, chitu COMMAND --help)");
+  return parsed.code;
 }
