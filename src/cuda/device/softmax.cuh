@@ -54,13 +54,10 @@ struct RowState {
   }
 };
 
-// Scores to packed weights. Masked columns get 0, by predicate. sum: of the unrounded weights.
+// Scores to packed weights. Masked columns get 0, by predicate. sum: of the unrounded weights, two terms per row.
 template <bool kMasked, bool kBf16, int kCount, class Score>
-__device__ __forceinline__ void make_weights(const Score (&s)[kCount], uint32_t (&packed)[kCount / 2], float (&sum)[2], const RowState& row,
-                                             const RowScale& scale, float offset, const VisibleColumns (&columns)[2]) {
-  float base[2], part[4] = {};
-#pragma unroll
-  for (int r = 0; r < 2; ++r) base[r] = scale.bias[r] - row.m[r] + offset;
+__device__ __forceinline__ void make_weights(const Score (&s)[kCount], uint32_t (&packed)[kCount / 2], float (&sum)[4], const float (&base)[2],
+                                             const RowScale& scale, const VisibleColumns (&columns)[2]) {
 #pragma unroll
   for (int i = 0; i < kCount; i += 2) {
     int r = i / 2 % 2;
@@ -70,38 +67,37 @@ __device__ __forceinline__ void make_weights(const Score (&s)[kCount], uint32_t 
       float x = fmaf(to_f32(s[i + e]), scale.c[r], base[r]);
       if constexpr (kMasked) x = visible(columns[r], i / 4 * 8 + e) ? x : kLowest<float>;
       p[e] = ptx::exp2_approx(x);
-      part[r * 2 + e] += p[e];
+      sum[r * 2 + e] += p[e];
     }
     packed[i / 2] = kBf16 ? ptx::pack_bf16(p[0], p[1]) : ptx::pack_f16(p[0], p[1]);
   }
-  sum[0] = part[0] + part[1];
-  sum[1] = part[2] + part[3];
 }
 
 // The largest logit this thread sees in each row, -inf if none is visible.
 template <bool kMasked, int kCount, class Score>
 __device__ __forceinline__ void row_levels(const Score (&s)[kCount], float (&level)[2], const RowScale& scale, const VisibleColumns (&columns)[2]) {
-  Score top[2] = {kLowest<Score>, kLowest<Score>};
+  constexpr int kChains = 4;  // independent maxima per row: one chain alone would wait for itself
+  Score top[2][kChains];
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    int r = i / 2 % 2;
+    int r = i / 2 % 2, chain = i / 4 % kChains;
     Score x = s[i];
     if constexpr (kMasked) x = visible(columns[r], i / 4 * 8 + i % 2) ? x : kLowest<Score>;
-    top[r] = score_max(top[r], x);
+    top[r][chain] = i / 4 < kChains && i % 2 == 0 ? x : score_max(top[r][chain], x);
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    level[r] = fmaf(to_f32(top[r]), scale.c[r], scale.bias[r]);
-    if (kMasked && top[r] == kLowest<Score>) level[r] = kLowest<float>;
+    Score t = score_max(score_max(top[r][0], top[r][1]), score_max(top[r][2], top[r][3]));
+    level[r] = fmaf(to_f32(t), scale.c[r], scale.bias[r]);
+    if (kMasked && t == kLowest<Score>) level[r] = kLowest<float>;
   }
 }
 
-// One tile. m moves only where a row outgrows it by kSlack octaves, row by row, so a row's bits do not depend on its neighbours.
-template <bool kMasked, bool kBf16, int kCount, class Score>
-__device__ __forceinline__ void softmax_tile(const Score (&s)[kCount], uint32_t (&packed)[kCount / 2], RowState& row, const RowScale& scale, float offset,
-                                             const VisibleColumns (&columns)[2]) {
+// m moves only where a row outgrows it by kSlack octaves, row by row, so a row's bits do not depend on its neighbours.
+template <bool kMasked, int kCount, class Score>
+__device__ __forceinline__ void raise_reference(const Score (&s)[kCount], RowState& row, const RowScale& scale, const VisibleColumns (&columns)[2]) {
   constexpr float kSlack = 8.f;
-  float level[2], sum[2];
+  float level[2];
   row_levels<kMasked>(s, level, scale, columns);
   row.rescale = __any_sync(~0u, level[0] > row.m[0] + kSlack || level[1] > row.m[1] + kSlack);
   if (row.rescale) {
@@ -114,9 +110,6 @@ __device__ __forceinline__ void softmax_tile(const Score (&s)[kCount], uint32_t 
       row.l[r] *= row.alpha[r];
     }
   }
-  make_weights<kMasked, kBf16>(s, packed, sum, row, scale, offset, columns);
-  row.l[0] += sum[0];
-  row.l[1] += sum[1];
 }
 
 }  // namespace chitu::cuda

@@ -25,7 +25,7 @@ struct Consumer {
   const float* k_scale;
   RowScale scale;      // of the tile at hand
   float o[T::kHeadDim / 2];
-  uint32_t packed[2][T::kScores / 2];
+  uint32_t packed[T::kOverlap ? 2 : 1][T::kScores / 2];
   RowState state;
 
   __device__ __forceinline__ Consumer(const AttentionParams& p_, char* smem_, Barriers& bar_, int warpgroup_, int warp_, int lane_)
@@ -61,19 +61,21 @@ struct Consumer {
     ptx::wgmma_commit();
   }
 
+  // O += P V.
   template <int kStage>
   __device__ __forceinline__ void issue_pv() {
+    uint32_t(&pk)[T::kScores / 2] = packed[T::kOverlap ? kStage : 0];
     ptx::pin(o);
-    ptx::pin(packed[kStage]);
+    ptx::pin(pk);
     ptx::wgmma_fence();
     uint64_t v = v_descriptor + kStage * (T::kVBytes >> 4);
 #pragma unroll
     for (int i = 0; i < T::kTileN / 16; ++i) {
       uint64_t vi = v + (i * 16 * T::kChunk16 >> 4);
       if constexpr (T::kBf16) {
-        ptx::wgmma_rs_bf16(o, packed[kStage] + i * 4, vi, true);
+        ptx::wgmma_rs_bf16(o, pk + i * 4, vi, true);
       } else {
-        ptx::wgmma_rs_f16(o, packed[kStage] + i * 4, vi, true);
+        ptx::wgmma_rs_f16(o, pk + i * 4, vi, true);
       }
     }
     ptx::wgmma_commit();
@@ -106,9 +108,8 @@ struct Consumer {
     bias_ring.advance();
   }
 
-  template <bool kMasked, int kStage>
-  __device__ __forceinline__ void softmax(const Work& w, int n, Score (&s)[T::kScores]) {
-    VisibleColumns columns[2];
+  template <bool kMasked>
+  __device__ __forceinline__ void visible_columns(const Work& w, int n, VisibleColumns (&columns)[2]) {
     if constexpr (kMasked) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
@@ -118,20 +119,41 @@ struct Consumer {
         columns[r].count = max(0, last - first + 1);
       }
     }
-    softmax_tile<kMasked, T::kBf16>(s, packed[kStage], state, scale, T::kOffset, columns);
   }
 
-  // S of tile n, under it O += P V of the tile before; then the weights of tile n.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
+    VisibleColumns columns[2];
+    visible_columns<kMasked>(w, n, columns);
+    raise_reference<kMasked>(s, state, scale, columns);
+    float sum[4] = {}, base[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) base[r] = scale.bias[r] - state.m[r] + T::kOffset;
+    make_weights<kMasked, T::kBf16>(s, packed[T::kOverlap ? kStage : 0], sum, base, scale, columns);
+    state.l[0] += sum[0] + sum[1];
+    state.l[1] += sum[2] + sum[3];
+  }
+
+  // Overlapped: S of tile n and O += P V of the tile before, issued together so that the tensor cores never run dry; then the weights of
+  // tile n. Serial: S, weights and O of tile n, the other warpgroups fill the gaps.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void step(const Work& w, int n) {
+    if constexpr (!T::kOverlap) {
+      serial_step<kMasked, kStage>(w, n);
+      return;
+    }
     Score s[T::kScores];
     if constexpr (kStage == 0) phase ^= 1;
+    if constexpr (T::kPingPong) ptx::bar_sync(kBarOrder + warpgroup, 256);
     issue_qk<kStage>(s);
     issue_pv<kStage ^ 1>();
+    if constexpr (T::kPingPong) ptx::bar_arrive(kBarOrder + (warpgroup + 1) % T::kWarpgroups, 256);
     ptx::wgmma_wait<1>();
     ptx::pin(s);
     release(&bar.k_empty[kStage]);
     softmax<kMasked, kStage>(w, n, s);
+    ptx::pin(packed[kStage]);
+    ptx::pin(state.l);
     prepare_next<kStage>(w, n);
     // All of the above belongs into the shadow of PV. The compiler would sink the exponentials below this wait, were it not for the loops
     // of the barrier waits between.
@@ -139,6 +161,30 @@ struct Consumer {
     ptx::pin(o);
     ptx::pin(packed[kStage ^ 1]);
     release(&bar.v_empty[kStage ^ 1]);
+    rescale();
+  }
+
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void serial_step(const Work& w, int n) {
+    Score s[T::kScores];
+    if constexpr (kStage == 0) phase ^= 1;
+    ptx::mbarrier_wait(&bar.k_full[kStage], phase);
+    issue_qk<kStage>(s);
+    ptx::wgmma_wait<0>();
+    ptx::pin(s);
+    release(&bar.k_empty[kStage]);
+    softmax<kMasked, kStage>(w, n, s);
+    rescale();
+    ptx::mbarrier_wait(&bar.v_full[kStage], phase);
+    if (n == w.n_end - 1) clear_value_tail(w, n);
+    issue_pv<kStage>();
+    if (n > w.n_begin) fetch_tile(n - 1);
+    ptx::wgmma_wait<0>();
+    ptx::pin(o);
+    release(&bar.v_empty[kStage]);
+  }
+
+  __device__ __forceinline__ void rescale() {
     if (state.rescale) {
 #pragma unroll
       for (int i = 0; i < T::kHeadDim / 2; ++i) o[i] *= state.alpha[i / 2 % 2];
@@ -148,8 +194,6 @@ struct Consumer {
   // What the step after tile n waits for: scale and bias, keys of the next tile, values of this one.
   template <int kStage>
   __device__ __forceinline__ void prepare_next(const Work& w, int n) {
-    ptx::pin(packed[kStage]);
-    ptx::pin(state.l);
     if (n > w.n_begin) {
       fetch_tile(n - 1);
       ptx::mbarrier_wait(&bar.k_full[kStage ^ 1], phase ^ kStage);
@@ -219,10 +263,15 @@ struct Consumer {
     if (w.n_end <= w.n_begin) return;
     begin(w);
     int n = w.n_end - 1;
-    first_tile(w, n);
-    --n;
+    // Tile n goes to stage (n_end - 1 - n) % 2.
+    if constexpr (T::kOverlap) {
+      first_tile(w, n);
+      --n;
+    } else {
+      step<true, 0>(w, n);
+      --n;
+    }
     while (n >= w.n_begin) {
-      // Tiles n with n_end - 1 - n odd go to stage 1.
 #pragma unroll 1
       while (n < w.n_full_end && n > w.n_full_begin) {
         step<false, 1>(w, n);
@@ -236,10 +285,15 @@ struct Consumer {
       --n;
     }
     release(&bar.q_empty);
-    if ((w.n_end - w.n_begin) % 2 == 0) {
-      last_pv<1>();
-    } else {
-      last_pv<0>();
+    bool odd = (w.n_end - w.n_begin) % 2;
+    if constexpr (T::kOverlap) {
+      if (odd) {
+        last_pv<0>();
+      } else {
+        last_pv<1>();
+      }
+    }
+    if (odd) {
       ptx::mbarrier_wait(&bar.k_full[1], phase);
       ptx::mbarrier_wait(&bar.v_full[1], phase);
       release(&bar.k_empty[1]);
@@ -252,6 +306,7 @@ struct Consumer {
 template <class T>
 __device__ __forceinline__ void consume(const AttentionParams& p, const WorkShape& shape, char* smem, Barriers& bar, int warpgroup, int warp, int lane) {
   Consumer<T> consumer(p, smem, bar, warpgroup, warp, lane);
+  if (T::kPingPong && warpgroup == T::kWarpgroups - 1) ptx::bar_arrive(kBarOrder, 256);  // the first warpgroup goes first
   RingState<2> work_ring;
   int ticket;
   while (next_ticket(bar, work_ring, lane, shape.num_tiles, ticket)) {
