@@ -137,7 +137,8 @@ template <class T> int check(const Variant& v, const Shape& s) {
   bool half = std::is_same_v<T, __half>;
   double spec = h[0][1] > 0 ? sqrt(h[0][0] / h[0][1]) : 0, exact = h[1][1] > 0 ? sqrt(h[1][0] / h[1][1]) : sqrt(h[1][0]);
   double bar = half ? 6e-4 : 5e-3;
-  bool ok = spec < bar && h[0][2] < 2e-4 && h[0][3] == 0 && h[1][3] == 0 && exact < (v.exact_method ? bar : s.scale == 0.5f ? 0.05 : 0.02);
+  double lse_bar = s.scale >= 0.5f ? 2e-3 : 2e-4;
+  bool ok = spec < bar && h[0][2] < lse_bar && h[0][3] == 0 && h[1][3] == 0 && exact < (v.exact_method ? bar : s.scale >= 0.5f ? 0.3 : 0.02);
   static const bool verbose = std::getenv("VERBOSE") != nullptr;
   if (!ok || verbose) std::printf("%s %-22s %s B%d H%d/%d Sq%d Sk%d D%d%s w%d%s s%g: spec %.2e lse %.1e | f64 %.3f%% lse %.1e bad %g\n", ok ? "ok  " : "FAIL", v.name, half ? "f16" : "bf16",
               s.batch, s.heads_q, s.heads_kv, s.seqlen_q, s.seqlen_k, s.head_dim, s.causal ? " causal" : "", s.left, s.lengths ? " ragged" : "", s.scale, spec, h[0][2],
@@ -197,7 +198,8 @@ int main(int argc, char** argv) {
       int d = v.head_dim;
       std::vector<Shape> shapes = {{1, 1, 1, 128, 128, d}, {1, 2, 2, 300, 1000, d}, {2, 4, 2, 257, 385, d, true}, {1, 2, 1, 200, 2300, d, true},
                                    {1, 1, 1, 500, 130, d, true}, {3, 2, 1, 190, 700, d, true, -1, true}, {3, 2, 2, 129, 640, d, false, -1, true},
-                                   {1, 2, 2, 600, 600, d, true, 150}, {1, 1, 1, 33, 1, d}, {1, 2, 2, 128, 1111, d, false, -1, false, 0, 3.f}, {2, 1, 1, 65, 129, d, false, -1, false, 0.5f}};
+                                   {1, 2, 2, 600, 600, d, true, 150}, {1, 1, 1, 33, 1, d}, {1, 2, 2, 128, 1111, d, false, -1, false, 0, 3.f}, {2, 1, 1, 65, 129, d, false, -1, false, 0.5f},
+                                   {1, 2, 1, 300, 1500, d, true, -1, false, 2.f}, {1, 2, 1, 300, 1500, d, false, 400, false, 1.f}};
       if (!v.exact_method) shapes.push_back({1, 1, 1, 100, 300, d, false, -1, false, -0.1f});
       for (const Shape& s : shapes) failures += v.bf16 ? check<__nv_bfloat16>(v, s) : check<__half>(v, s);
     }

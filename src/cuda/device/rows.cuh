@@ -22,20 +22,42 @@ __device__ __forceinline__ float to_f32(float x) { return x; }
 __device__ __forceinline__ float to_f32(__half x) { return __half2float(x); }
 __device__ __forceinline__ float to_f32(__nv_bfloat16 x) { return __bfloat162float(x); }
 
+__device__ __forceinline__ float2 unpack_pair(uint32_t bits, __half) { return __half22float2(*reinterpret_cast<const __half2*>(&bits)); }
+__device__ __forceinline__ float2 unpack_pair(uint32_t bits, __nv_bfloat16) {
+  return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
+}
+
+// Eight aligned elements.
+template <class Element>
+__device__ __forceinline__ void load_vector(const Element* from, float* to) {
+  const uint4 raw = __ldg(reinterpret_cast<const uint4*>(from));
+  const uint32_t word[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float2 pair = unpack_pair(word[i], Element{});
+    to[2 * i] = pair.x;
+    to[2 * i + 1] = pair.y;
+  }
+}
+__device__ __forceinline__ void load_vector(const float* from, float* to) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float4 f = __ldg(reinterpret_cast<const float4*>(from) + i);
+    to[4 * i] = f.x, to[4 * i + 1] = f.y, to[4 * i + 2] = f.z, to[4 * i + 3] = f.w;
+  }
+}
+
 // Eight elements; those from `valid` on are zero and not read.
 template <class Element>
 __device__ __forceinline__ void load_chunk(const Element* from, int valid, bool aligned, float* to) {
   if (valid >= 8 && aligned) {
-    constexpr int kVectors = sizeof(Element) / 2;
-    uint4 raw[kVectors];
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) raw[i] = __ldg(reinterpret_cast<const uint4*>(from) + i);
-    const Element* e = reinterpret_cast<const Element*>(raw);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) to[i] = to_f32(e[i]);
+    load_vector(from, to);
   } else {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) to[i] = i < valid ? to_f32(from[i]) : 0.0f;
+    for (int i = 0; i < 8; ++i) {
+      to[i] = 0.0f;
+      if (i < valid) to[i] = to_f32(from[i]);
+    }
   }
 }
 

@@ -93,22 +93,21 @@ __device__ __forceinline__ void row_levels(const Score (&s)[kCount], float (&lev
   }
 }
 
-// m moves only where a row outgrows it by kSlack octaves, row by row, so a row's bits do not depend on its neighbours.
-template <bool kMasked, int kCount, class Score>
-__device__ __forceinline__ void raise_reference(const Score (&s)[kCount], RowState& row, const RowScale& scale, const VisibleColumns (&columns)[2]) {
-  constexpr float kSlack = 8.f;
-  float level[2];
-  row_levels<kMasked>(s, level, scale, columns);
-  row.rescale = __any_sync(~0u, level[0] > row.m[0] + kSlack || level[1] > row.m[1] + kSlack);
-  if (row.rescale) {
+// A row whose weights may have left the range of the tensor cores moves its m to the tile's maximum. Both tests look at one row only, so
+// a row's bits do not depend on its neighbours.
+constexpr float kSlack = 3.f;  // octaves above m that are left alone: 32 weights of a thread then sum to at most kWeightLimit
+template <bool kBf16>
+constexpr float kWeightLimit = kBf16 ? 0x1p8f : 0x1p15f;
+
+__device__ __forceinline__ void raise_reference(RowState& row, const float (&level)[2], const bool (&outgrown)[2]) {
+  row.rescale = true;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float top = quad_max(level[r]);
-      bool moves = top > row.m[r] + kSlack;
-      row.alpha[r] = moves ? ptx::exp2_approx(row.m[r] - top) : 1.f;
-      row.m[r] = moves ? top : row.m[r];
-      row.l[r] *= row.alpha[r];
-    }
+  for (int r = 0; r < 2; ++r) {
+    float top = quad_max(level[r]);
+    bool moves = quad_max(outgrown[r] ? 1.f : 0.f) > 0.f && top > row.m[r] + kSlack;
+    row.alpha[r] = moves ? ptx::exp2_approx(row.m[r] - top) : 1.f;
+    row.m[r] = moves ? top : row.m[r];
+    row.l[r] *= row.alpha[r];
   }
 }
 

@@ -23,9 +23,10 @@ struct Consumer {
   int row;             // first of the thread's two rows in the problem
   float c0[2];         // |softmax_scale| * log2e * q_scale
   const float* k_scale;
+  float ks_next;       // scale of the tile that is fetched next
   RowScale scale;      // of the tile at hand
   float o[T::kHeadDim / 2];
-  uint32_t packed[T::kOverlap ? 2 : 1][T::kScores / 2];
+  uint32_t packed[2][T::kScores / 2];
   RowState state;
 
   __device__ __forceinline__ Consumer(const AttentionParams& p_, char* smem_, Barriers& bar_, int warpgroup_, int warp_, int lane_)
@@ -64,7 +65,7 @@ struct Consumer {
   // O += P V.
   template <int kStage>
   __device__ __forceinline__ void issue_pv() {
-    uint32_t(&pk)[T::kScores / 2] = packed[T::kOverlap ? kStage : 0];
+    uint32_t(&pk)[T::kScores / 2] = packed[kStage];
     ptx::pin(o);
     ptx::pin(pk);
     ptx::wgmma_fence();
@@ -85,14 +86,14 @@ struct Consumer {
   __device__ __forceinline__ void fetch_tile(int n) {
     if constexpr (T::kInt8Qk) {
       int t = n * T::kTileN / kScaleTile;
-      float ks = __ldg(k_scale + t * 4);
       if (t / kBiasTiles != bias_group) next_bias_group(t / kBiasTiles);
       const float* b = reinterpret_cast<const float*>(smem + T::kBiasOffset) + (bias_ring.index * kBiasTiles + t % kBiasTiles) * T::kBiasStride +
                        warpgroup * 64 + warp * 16 + lane / 4;
       scale.bias[0] = b[0];
       scale.bias[1] = b[8];
-      scale.c[0] = c0[0] * ks;
-      scale.c[1] = c0[1] * ks;
+      scale.c[0] = c0[0] * ks_next;
+      scale.c[1] = c0[1] * ks_next;
+      ks_next = __ldg(k_scale + max(n - 1, 0) * T::kTileN / kScaleTile * 4);  // a tile ahead: its latency would show
     }
   }
 
@@ -121,37 +122,107 @@ struct Consumer {
     }
   }
 
-  template <bool kMasked, int kStage>
-  __device__ __forceinline__ void softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
-    VisibleColumns columns[2];
-    visible_columns<kMasked>(w, n, columns);
-    raise_reference<kMasked>(s, state, scale, columns);
-    float sum[4] = {}, base[2];
+  __device__ __forceinline__ void weight_base(float (&base)[2]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) base[r] = scale.bias[r] - state.m[r] + T::kOffset;
-    make_weights<kMasked, T::kBf16>(s, packed[T::kOverlap ? kStage : 0], sum, base, scale, columns);
+  }
+
+  // The first tile: m is its maximum.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void first_softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
+    VisibleColumns columns[2];
+    visible_columns<kMasked>(w, n, columns);
+    float level[2], sum[4] = {}, base[2];
+    row_levels<kMasked>(s, level, scale, columns);
+    raise_reference(state, level, {true, true});
+    weight_base(base);
+    make_weights<kMasked, T::kBf16>(s, packed[kStage], sum, base, scale, columns);
     state.l[0] += sum[0] + sum[1];
     state.l[1] += sum[2] + sum[3];
   }
 
-  // Overlapped: S of tile n and O += P V of the tile before, issued together so that the tensor cores never run dry; then the weights of
-  // tile n. Serial: S, weights and O of tile n, the other warpgroups fill the gaps.
+  // Any other tile, optimistically: weights against the old m, no maximum at all. The sums show whether m was good enough.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
+    VisibleColumns columns[2];
+    visible_columns<kMasked>(w, n, columns);
+    float sum[4] = {}, base[2];
+    weight_base(base);
+    make_weights<kMasked, T::kBf16>(s, packed[kStage], sum, base, scale, columns);
+    bool outgrown[2] = {sum[0] + sum[1] > kWeightLimit<T::kBf16>, sum[2] + sum[3] > kWeightLimit<T::kBf16>};
+    state.rescale = __any_sync(~0u, outgrown[0] || outgrown[1]);
+    if (state.rescale) settle<kMasked, kStage>(outgrown, sum, columns);
+    state.l[0] += sum[0] + sum[1];
+    state.l[1] += sum[2] + sum[3];
+  }
+
+  // Scores of 8 keys for this warp, from shared memory. The registers of S are gone by the time they are needed again, and a warp cannot
+  // use wgmma alone.
+  template <int kStage>
+  __device__ __forceinline__ void recompute_scores(int block, Score (&s)[4]) {
+    constexpr uint32_t kMask = T::kQkChunk / 16 - 1;
+    uint32_t base = ptx::smem_u32(smem);
+    int q_row = warpgroup * 64 + warp * 16 + lane % 16, k_row = block * 8 + lane % 8;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) s[i] = 0;
+#pragma unroll 1
+    for (int i = 0; i < T::kHeadDim * T::kQkBytes / 32; ++i) {
+      constexpr int kSteps = T::kQkChunk / 32;
+      uint32_t q = q_row * T::kQkChunk + i % kSteps * 32 + lane / 16 * 16, k = k_row * T::kQkChunk + i % kSteps * 32 + lane / 8 % 2 * 16;
+      q ^= (q >> 7 & kMask) << 4;
+      k ^= (k >> 7 & kMask) << 4;
+      uint32_t a[4], b0, b1;
+      ptx::ldmatrix_x4(a, base + T::kQOffset + i / kSteps * (T::kTileM * T::kQkChunk) + q);
+      ptx::ldmatrix_x2(b0, b1, base + T::kKOffset + kStage * T::kKBytes + i / kSteps * (T::kTileN * T::kQkChunk) + k);
+      if constexpr (T::kInt8Qk) {
+        ptx::mma_m16n8k32_s8(s, a, b0, b1);
+      } else if constexpr (T::kBf16) {
+        ptx::mma_m16n8k16_bf16(s, a, b0, b1);
+      } else {
+        ptx::mma_m16n8k16_f16(s, a, b0, b1);
+      }
+    }
+  }
+
+  // Rare: some row outgrew its m.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void settle(const bool (&outgrown)[2], float (&sum)[4], const VisibleColumns (&columns)[2]) {
+    float level[2] = {kLowest<float>, kLowest<float>}, base[2];
+    Score s[4];
+#pragma unroll 1
+    for (int block = 0; block < T::kTileN / 8; ++block) {
+      recompute_scores<kStage>(block, s);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (!kMasked || visible(columns[i / 2], block * 8 + i % 2)) {
+          level[i / 2] = fmaxf(level[i / 2], fmaf(to_f32(s[i]), scale.c[i / 2], scale.bias[i / 2]));
+        }
+      }
+    }
+    raise_reference(state, level, outgrown);
+    weight_base(base);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sum[i] = 0.f;
+#pragma unroll
+    for (int block = 0; block < T::kTileN / 8; ++block) {
+      recompute_scores<kStage>(block, s);
+      VisibleColumns shifted[2] = {{columns[0].first - block * 8, columns[0].count}, {columns[1].first - block * 8, columns[1].count}};
+      uint32_t(&to)[2] = reinterpret_cast<uint32_t(&)[2]>(packed[kStage][block * 2]);
+      make_weights<kMasked, T::kBf16>(s, to, sum, base, scale, shifted);
+    }
+  }
+
+  // S of tile n and O += P V of the tile before, issued together so that the tensor cores never run dry; then the weights of tile n.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void step(const Work& w, int n) {
-    if constexpr (!T::kOverlap) {
-      serial_step<kMasked, kStage>(w, n);
-      return;
-    }
     Score s[T::kScores];
     if constexpr (kStage == 0) phase ^= 1;
-    if constexpr (T::kPingPong) ptx::bar_sync(kBarOrder + warpgroup, 256);
     issue_qk<kStage>(s);
     issue_pv<kStage ^ 1>();
-    if constexpr (T::kPingPong) ptx::bar_arrive(kBarOrder + (warpgroup + 1) % T::kWarpgroups, 256);
     ptx::wgmma_wait<1>();
     ptx::pin(s);
-    release(&bar.k_empty[kStage]);
     softmax<kMasked, kStage>(w, n, s);
+    release(&bar.k_empty[kStage]);
     ptx::pin(packed[kStage]);
     ptx::pin(state.l);
     prepare_next<kStage>(w, n);
@@ -161,30 +232,6 @@ struct Consumer {
     ptx::pin(o);
     ptx::pin(packed[kStage ^ 1]);
     release(&bar.v_empty[kStage ^ 1]);
-    rescale();
-  }
-
-  template <bool kMasked, int kStage>
-  __device__ __forceinline__ void serial_step(const Work& w, int n) {
-    Score s[T::kScores];
-    if constexpr (kStage == 0) phase ^= 1;
-    ptx::mbarrier_wait(&bar.k_full[kStage], phase);
-    issue_qk<kStage>(s);
-    ptx::wgmma_wait<0>();
-    ptx::pin(s);
-    release(&bar.k_empty[kStage]);
-    softmax<kMasked, kStage>(w, n, s);
-    rescale();
-    ptx::mbarrier_wait(&bar.v_full[kStage], phase);
-    if (n == w.n_end - 1) clear_value_tail(w, n);
-    issue_pv<kStage>();
-    if (n > w.n_begin) fetch_tile(n - 1);
-    ptx::wgmma_wait<0>();
-    ptx::pin(o);
-    release(&bar.v_empty[kStage]);
-  }
-
-  __device__ __forceinline__ void rescale() {
     if (state.rescale) {
 #pragma unroll
       for (int i = 0; i < T::kHeadDim / 2; ++i) o[i] *= state.alpha[i / 2 % 2];
@@ -224,6 +271,7 @@ struct Consumer {
         c0[r] = factor * __ldg(p.q_scale + head * p.seqlen_q_padded + i);
       }
       k_scale = p.k_scale + (static_cast<int64_t>(w.batch) * p.num_heads_kv + w.head_kv) * p.tiles_k * 4 + lane % 4;
+      ks_next = __ldg(k_scale + (w.n_end - 1) * T::kTileN / kScaleTile * 4);
       bias_group = -1;
     } else {
       scale.c[0] = scale.c[1] = p.softmax_scale * 1.4426950408889634f;
@@ -241,8 +289,8 @@ struct Consumer {
     issue_qk<0>(s);
     ptx::wgmma_wait<0>();
     ptx::pin(s);
+    first_softmax<true, 0>(w, n, s);
     release(&bar.k_empty[0]);
-    softmax<true, 0>(w, n, s);
     prepare_next<0>(w, n);
     clear_value_tail(w, n);
   }
@@ -264,13 +312,8 @@ struct Consumer {
     begin(w);
     int n = w.n_end - 1;
     // Tile n goes to stage (n_end - 1 - n) % 2.
-    if constexpr (T::kOverlap) {
-      first_tile(w, n);
-      --n;
-    } else {
-      step<true, 0>(w, n);
-      --n;
-    }
+    first_tile(w, n);
+    --n;
     while (n >= w.n_begin) {
 #pragma unroll 1
       while (n < w.n_full_end && n > w.n_full_begin) {
@@ -285,15 +328,10 @@ struct Consumer {
       --n;
     }
     release(&bar.q_empty);
-    bool odd = (w.n_end - w.n_begin) % 2;
-    if constexpr (T::kOverlap) {
-      if (odd) {
-        last_pv<0>();
-      } else {
-        last_pv<1>();
-      }
-    }
-    if (odd) {
+    if ((w.n_end - w.n_begin) % 2 == 0) {
+      last_pv<1>();
+    } else {
+      last_pv<0>();
       ptx::mbarrier_wait(&bar.k_full[1], phase);
       ptx::mbarrier_wait(&bar.v_full[1], phase);
       release(&bar.k_empty[1]);
@@ -306,7 +344,6 @@ struct Consumer {
 template <class T>
 __device__ __forceinline__ void consume(const AttentionParams& p, const WorkShape& shape, char* smem, Barriers& bar, int warpgroup, int warp, int lane) {
   Consumer<T> consumer(p, smem, bar, warpgroup, warp, lane);
-  if (T::kPingPong && warpgroup == T::kWarpgroups - 1) ptx::bar_arrive(kBarOrder, 256);  // the first warpgroup goes first
   RingState<2> work_ring;
   int ticket;
   while (next_ticket(bar, work_ring, lane, shape.num_tiles, ticket)) {

@@ -19,7 +19,6 @@ struct TensorMaps {
 constexpr int kBiasWarps = 3;
 constexpr int kBarBias = 1;       // named barriers; 0 is __syncthreads
 constexpr int kBarConsumers = 2;
-constexpr int kBarOrder = 3;      // and the next kWarpgroups - 1: whose turn it is to issue tensor work
 
 // Reads the next ticket; every role sees the same sequence. Returns false at the end.
 __device__ __forceinline__ bool next_ticket(Barriers& bar, RingState<2>& ring, int lane, int num_tiles, int& ticket) {

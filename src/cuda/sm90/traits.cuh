@@ -16,12 +16,10 @@ constexpr int chunk_bytes(int bytes) { return bytes % 128 == 0 ? 128 : bytes % 6
 constexpr ptx::Swizzle swizzle_of(int chunk) { return chunk == 128 ? ptx::Swizzle::b128 : chunk == 64 ? ptx::Swizzle::b64 : ptx::Swizzle::b32; }
 constexpr int round_up(int x, int to) { return (x + to - 1) / to * to; }
 
-template <bool kInt8Qk_, bool kBf16_, int kHeadDim_, int kTileN_, int kWarpgroups_, bool kOverlap_ = true, bool kPingPong_ = false>
+template <bool kInt8Qk_, bool kBf16_, int kHeadDim_, int kTileN_, int kWarpgroups_>
 struct Traits {
   static constexpr bool kInt8Qk = kInt8Qk_, kBf16 = kBf16_;
   static constexpr int kHeadDim = kHeadDim_, kTileN = kTileN_, kWarpgroups = kWarpgroups_, kStages = 2;
-  static constexpr bool kPingPong = kPingPong_;  // warpgroups take turns in issuing tensor work
-  static constexpr bool kOverlap = kOverlap_;  // PV of a tile beside the softmax of the next, inside a warpgroup
   static constexpr int kTileM = 64 * kWarpgroups;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 32;
