@@ -258,10 +258,9 @@ void Block::visit(RowState& r) {
   if (c3 && !flagged) code_weight *= v_.tile_scale[static_cast<std::size_t>(tile_.number)];
   add_product(r, code_weight);
   r.lse_sum += sum_weight * weights_.lse_sum;
-  if (s_.p_sum == PSum::corrected)
-    r.normaliser += sum_weight * (flagged ? weights_.lse_sum : weights_.lossy ? weights_.raw_sum : weights_.code_sum);
-  else
-    r.normaliser += sum_weight * (s_.p_sum == PSum::quantized ? weights_.code_sum : weights_.raw_sum);
+  // Codes of a flagged tile are in units of V's token scales, so only the raw weights can be summed there.
+  const bool raw = flagged || s_.p_sum == PSum::raw || (s_.p_sum == PSum::corrected && weights_.lossy);
+  r.normaliser += sum_weight * (flagged ? weights_.lse_sum : raw ? weights_.raw_sum : weights_.code_sum);
 }
 
 void Block::run() {
