@@ -105,7 +105,7 @@ std::string caption(const BenchSettings& s, const std::vector<BenchRow>& rows, c
                                  ? fmt::format("{}, {} threads, {}", machine["cpu"].get<std::string>(), num_threads(), cpu_isa())
                                  : machine["gpus"][static_cast<size_t>(s.device.index)]["name"].get<std::string>();
   std::string text = fmt::format("{}\nB={} H={}{} D={} N={}{}, {}, {}, q, k, v ~ N(0,1)", device, s.batch, s.heads.q, s.heads.kv == s.heads.q ? "" : fmt::format("/{}", s.heads.kv),
-                                 s.head_dim, s.seqlens.size() == 1 ? std::to_string(s.seqlens[0]) : "as given", s.seqlen_q ? fmt::format(" (queries: {})", *s.seqlen_q) : "",
+                                 s.head_dim, fmt::format("{}", fmt::join(s.seqlens, ", ")), s.seqlen_q ? fmt::format(" (queries: {})", *s.seqlen_q) : "",
                                  dtype_text(s.dtype), s.causal ? "causal" : s.mask.left || s.mask.right ? "window" : "non-causal");
   int64_t least = INT64_MAX, most = 0;
   for (const BenchRow& row : rows) {

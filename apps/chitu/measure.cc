@@ -32,7 +32,7 @@ double Latency::quantile(double q) const {
 
 Latency measure(Device device, const MeasureOptions& options, const std::function<void()>& call) {
   constexpr int kMost = 20, kLeast = 3;
-  constexpr double kLongMs = 5000;
+  constexpr double kLongMs = 1500;
   Latency latency;
   const int target = options.repeats > 0 ? options.repeats : kMost;
   const double warm_up = timed_ms(device, call);

@@ -21,7 +21,7 @@ struct MeasureOptions {
   std::function<void(double fraction)> progress;  ///< after each call
 };
 
-/// One warm-up, then the repeats. A call longer than 5 s needs no warm-up: there the first one counts.
+/// One warm-up, then the repeats. A call longer than 1.5 s needs no warm-up: there the first one counts.
 Latency measure(Device device, const MeasureOptions& options, const std::function<void()>& call);
 
 /// Visible (query, key) pairs of one head: what FLOP counts are made of.
