@@ -13,7 +13,7 @@ namespace chitu::cpu {
 namespace {
 
 constexpr char kMagic[8] = {'C', 'h', 'i', 't', 'u', 'K', 'V', '1'};
-constexpr char kLayout[] = "cpu: k [8][d/4][16][4] u8, v [32][d][4] s8 tokens 0213";
+constexpr char kLayout[] = "cpu: k [8][d/4][16][4] u8, v [d/16][32][16][4] s8 tokens 0213";
 
 }  // namespace
 

@@ -64,6 +64,9 @@ inline void scores_int8(const unsigned char* k, const std::int8_t* q, const std:
     for (int v = 0; v < 2; ++v) Simd::store_i(mx + g * kMq + v * kL, best[g][v]);
 }
 
+/// Offset of the word of token group g (tokens 4g..4g+3) and channel d among a tile's V codes.
+CHITU_INLINE std::int64_t v_offset(int g, int d) { return (static_cast<std::int64_t>(d / 16) * (kTile / 4) + g) * 64 + d % 16 * 4; }
+
 /// What a tile's softmax hands to PV, per row: O = O*keep + weight*(P.V + fix*vbar).
 struct TileFactors {
   float keep[kMq], weight[kMq], fix[kMq];
@@ -80,10 +83,10 @@ inline void values_int8(const std::uint32_t* p, const unsigned char* v, const fl
     I acc[kRows][2];
     CHITU_UNROLL
     for (int r = 0; r < kRows; ++r) acc[r][0] = acc[r][1] = Simd::zero_i();
-    const unsigned char* vp = v + (static_cast<std::int64_t>(begin / 4) * dv + d) * 4;
+    const unsigned char* vp = v + v_offset(begin / 4, d);
     const std::uint32_t* pp = p + begin / 4 * kMq;
     next.step();
-    for (int g = begin; g < end; g += 4, vp += dv * 4, pp += kMq) {
+    for (int g = begin; g < end; g += 4, vp += 64, pp += kMq) {
       const Simd::U8 p0 = Simd::load_u8(pp), p1 = Simd::load_u8(pp + kL);
       CHITU_UNROLL
       for (int r = 0; r < kRows; ++r) {
@@ -107,24 +110,36 @@ inline void values_int8(const std::uint32_t* p, const unsigned char* v, const fl
   }
 }
 
+template <int kCount>
+inline void tile_biases_of(const unsigned char* tile, const TileLayout& l, int count, const float* q, float factor, float* bias) {
+  F acc[kCount][2];
+  const float* mean[kCount];
+  CHITU_UNROLL
+  for (int t = 0; t < kCount; ++t) {
+    acc[t][0] = acc[t][1] = Simd::zero();
+    mean[t] = reinterpret_cast<const float*>(tile + smaller(t, count - 1) * l.bytes + l.mean);
+  }
+  for (int d = 0; d < l.head_dim; ++d) {
+    const F q0 = Simd::load(q + d * kL), q1 = Simd::load(q + (l.dk + d) * kL);
+    CHITU_UNROLL
+    for (int t = 0; t < kCount; ++t) {
+      const F m = Simd::set(mean[t][d]);
+      Simd::fma_acc(acc[t][0], q0, m);
+      Simd::fma_acc(acc[t][1], q1, m);
+    }
+  }
+  CHITU_UNROLL
+  for (int t = 0; t < kCount; ++t)
+    if (t < count) {
+      Simd::store(bias + t * kMq, Simd::mul(acc[t][0], Simd::set(factor)));
+      Simd::store(bias + t * kMq + kL, Simd::mul(acc[t][1], Simd::set(factor)));
+    }
+}
+
 /// bias[count][kMq]: |s|*L2E * (q . mean) of `count` <= 8 consecutive tiles; q[2][dk][kL] unrotated.
 inline void tile_biases(const unsigned char* tile, const TileLayout& l, int count, const float* q, float factor, float* bias) {
-  F acc[8][2];
-  for (auto& b : acc) b[0] = b[1] = Simd::zero();
-  const float* mean[8];
-  for (int t = 0; t < 8; ++t) mean[t] = reinterpret_cast<const float*>(tile + smaller(t, count - 1) * l.bytes + l.mean);
-  for (int t0 = 0; t0 < count; t0 += 4)
-    for (int d = 0; d < l.head_dim; ++d) {
-      const F q0 = Simd::load(q + d * kL), q1 = Simd::load(q + (l.dk + d) * kL);
-      CHITU_UNROLL
-      for (int t = 0; t < 4; ++t) {
-        const F m = Simd::set(mean[t0 + t][d]);
-        Simd::fma_acc(acc[t0 + t][0], q0, m);
-        Simd::fma_acc(acc[t0 + t][1], q1, m);
-      }
-    }
-  for (int t = 0; t < count; ++t)
-    for (int v = 0; v < 2; ++v) Simd::store(bias + t * kMq + v * kL, Simd::mul(acc[t][v], Simd::set(factor)));
+  constexpr int kStep = Simd::kTileRows;
+  for (int t = 0; t < count; t += kStep) tile_biases_of<kStep>(tile + t * l.bytes, l, count - t, q, factor, bias + t * kMq);
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ struct Rows {
 
 /// One tile of 8-bit K and V with everything needed to use it. Offsets in bytes; everything is 64-byte aligned.
 ///   k     [8][dk/4][16][4]   u8 = code + 128; token 16a + l, channel 4b + c
-///   v     [32][dv][4]        s8; bytes are tokens 0, 2, 1, 3 of a group of 4 (the order in which the softmax packs P)
+///   v     [dv/16][32][16][4]  s8; bytes are tokens 0, 2, 1, 3 of a group of 4 (the order in which the softmax packs P)
 ///   head  f32 k_scale[4], v_scale (t; 0 in flagged tiles), u32 flagged, count
 ///   mean  f32 [dk]           tile mean of K as it was subtracted
 ///   vbar  f32 [dv]           mean of the V codes

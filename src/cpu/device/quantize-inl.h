@@ -228,7 +228,7 @@ inline void quantize_v_tile(const QuantizeArgs& a, std::int64_t first, int count
       I c[4];
       for (int i = 0; i < 4; ++i) c[i] = int8_codes(Simd::load(w + (4 * g + i) * l.dv + d), Simd::set(inv[4 * g + i]));
       sum = Simd::add_i(sum, Simd::add_i(Simd::add_i(c[0], c[1]), Simd::add_i(c[2], c[3])));
-      Simd::store_i(tile + l.v + (static_cast<std::int64_t>(g) * l.dv + d) * 4, pack4(c[0], c[2], c[1], c[3]));
+      Simd::store_i(tile + l.v + (static_cast<std::int64_t>(d / 16) * (kTile / 4) + g) * 64 + d % 16 * 4, pack4(c[0], c[2], c[1], c[3]));
     }
     Simd::store(vbar + d, Simd::div(Simd::to_f(sum), Simd::set(static_cast<float>(count))));
   }

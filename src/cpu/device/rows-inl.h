@@ -41,8 +41,11 @@ CHITU_INLINE F round_to(F x, Elem elem) {
 /// rows [first, first + count) as f32 into to[rows][width], the rest (channels from head_dim, rows from count) zero.
 template <Elem elem>
 void load_rows_of(const Rows& from, std::int64_t first, int count, int rows, int head_dim, int width, float* to) {
+  constexpr int kSize = elem == Elem::f32 ? 4 : 2, kAhead = 16;  // rows of one head lie far apart: no hardware prefetcher follows them
   for (int r = 0; r < count; ++r) {
     const std::int64_t at = (first + r) * from.stride;
+    if (r + kAhead < count)
+      for (int byte = 0; byte < head_dim * kSize; byte += 64) Simd::prefetch(static_cast<const char*>(from.data) + (at + kAhead * from.stride) * kSize + byte);
     for (int d = 0; d < width; d += kL) Simd::store(to + r * width + d, load_elems(from.data, elem, at + (d < head_dim ? d : 0), larger(0, smaller(kL, head_dim - d))));
   }
   for (int r = count; r < rows; ++r)
