@@ -74,8 +74,8 @@ inline void reset_state(RowState& s, float* o, int dv) {
   __builtin_memset(o, 0, static_cast<std::size_t>(dv) * kMq * sizeof(float));
 }
 
-/// (total, o_total) <- merge with a later chunk's (part, o).
-inline void merge_chunk(RowState& total, float* o_total, const RowState& part, const float* o, int dv) {
+/// total <- merge with a later chunk's part; the factors with which their O are merged.
+inline void merge_rows(RowState& total, const RowState& part, float* of_total, float* of_part) {
   for (int v = 0; v < 2; ++v) {
     const int at = v * kL;
     const F none = Simd::set(kNegInf);
@@ -87,9 +87,15 @@ inline void merge_chunk(RowState& total, float* o_total, const RowState& part, c
     Simd::store(total.m + at, m1);
     Simd::store(total.l + at, Simd::fma(Simd::load(total.l + at), fa, Simd::mul(Simd::load(part.l + at), fb)));
     Simd::store(total.sum + at, Simd::fma(Simd::load(total.sum + at), fa, Simd::mul(Simd::load(part.sum + at), fb)));
-    for (int d = 0; d < dv; ++d)
-      Simd::store(o_total + d * kMq + at, Simd::fma(Simd::load(o_total + d * kMq + at), fa, Simd::mul(Simd::load(o + d * kMq + at), fb)));
+    Simd::store(of_total + at, fa);
+    Simd::store(of_part + at, fb);
   }
+}
+inline void merge_chunk(RowState& total, float* o_total, const RowState& part, const float* o, int dv) {
+  float fa[kMq], fb[kMq];
+  merge_rows(total, part, fa, fb);
+  for (int d = 0; d < dv * kMq; d += kL)
+    Simd::store(o_total + d, Simd::fma(Simd::load(o_total + d), Simd::load(fa + d % kMq), Simd::mul(Simd::load(o + d), Simd::load(fb + d % kMq))));
 }
 
 inline void lut_tile(const AttendArgs& a, const Item& item, const Visible& seen, std::int64_t index, std::int64_t last, const LutScratch& w) {

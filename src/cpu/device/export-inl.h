@@ -5,6 +5,7 @@
 #include "cpu/device/quantize-inl.h"
 #include "cpu/device/attend_lut-inl.h"
 #include "cpu/device/attend_float-inl.h"
+#include "cpu/device/decode-inl.h"
 #include "cpu/device/peak-inl.h"
 #include "cpu/device/table.h"
 
@@ -23,6 +24,10 @@ const IsaTable& CHITU_ISA_TABLE() {
       .absmax_channels = absmax_channels,
       .lut_scratch_bytes = lut_scratch_bytes,
       .attend_lut = attend_lut,
+      .decode_rows = kDecodeRows,
+      .decode_floats = decode_floats,
+      .attend_decode = attend_decode,
+      .finish_decode = finish_decode,
       .float_scratch_bytes = float_scratch_bytes,
       .attend_float = attend_float,
   };

@@ -20,6 +20,10 @@ struct IsaTable {
   // attention
   std::int64_t (*lut_scratch_bytes)(int dk, int dv);
   void (*attend_lut)(const AttendArgs&, std::int64_t item, void* scratch);  // chitu_int8
+  int decode_rows;  // up to so many rows of a sequence and KV head, chitu_int8 goes by chunks of keys instead of items of rows
+  std::int64_t (*decode_floats)(int rows, int dv);  // size of a chunk's result
+  void (*attend_decode)(const AttendArgs&, std::int64_t chunk, float* result, void* scratch);
+  void (*finish_decode)(const AttendArgs&, std::int64_t chunks, const float* results, std::int64_t floats, void* scratch);  // floats: from result to result
   std::int64_t (*float_scratch_bytes)(int dk, int dv);
   void (*attend_float)(const AttendArgs&, std::int64_t item, void* scratch);  // every other method
 };
