@@ -17,5 +17,7 @@ struct LabResult {
 };
 
 std::vector<LabResult> run_lab(const Case& c);
+/// PV side: flagged tiles of chitu_int8 in e4m3.
+LabResult run_c4(const Case& c, float flag_ratio);
 
 }  // namespace chitu::study

@@ -2,10 +2,9 @@
 //   chitu_study bars|lengths|qk|pv|int8|fast|lab [--seqlen N] [--head-dim D] [--seeds S] [--rows R] [--causal] [--sets a,b,..]
 //   chitu_study recorded --file FILE.safetensors
 
-#include <cmath>
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <exception>
 #include <sstream>
 
@@ -80,8 +79,11 @@ void run_sets(const Options& o) {
         r.variant = v.name;
         print(r, c.run(v.scheme));
       }
-      if (o.part != "lab") continue;
-      for (LabResult& x : run_lab(c)) {
+      std::vector<LabResult> extra;
+      if (o.part == "lab") extra = run_lab(c);
+      if (o.part == "pv")
+        for (float ratio : {4.0f, 8.0f}) extra.push_back(run_c4(c, ratio));
+      for (LabResult& x : extra) {
         r.variant = x.name;
         x.result.flagged = x.share;
         print(r, x.result);
