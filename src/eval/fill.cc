@@ -1,5 +1,6 @@
 #include "eval/fill.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -200,7 +201,8 @@ void apply_family(Head& h, const InputSet& set) {
       normal(mean, h.random(kVExtra));
       for (std::int64_t j = 0; j < h.seqlen_k; ++j) {
         add_row(h.v, j, mean, 1);
-        for (std::int64_t c = 0; c < 4; ++c) h.v[static_cast<std::size_t>(j * h.dim_v + (pick.bits(0) + c * h.dim_v / 4) % h.dim_v)] *= set.strength;
+        const std::int64_t channels = std::min<std::int64_t>(4, h.dim_v);  // fewer than 4: none twice, 50^4 is no f16
+        for (std::int64_t c = 0; c < channels; ++c) h.v[static_cast<std::size_t>(j * h.dim_v + (pick.bits(0) + c * h.dim_v / channels) % h.dim_v)] *= set.strength;
       }
       break;
     }
