@@ -20,9 +20,7 @@ std::string length_prefix(uint64_t bytes) {
   return out;
 }
 
-std::string file_of(const std::string& header, size_t data_bytes) {
-  return length_prefix(header.size()) + header + std::string(data_bytes, '\0');
-}
+std::string file_of(const std::string& header, size_t data_bytes) { return length_prefix(header.size()) + header + std::string(data_bytes, '\0'); }
 
 std::string entry(const std::string& dtype, const std::string& shape, const std::string& offsets) {
   return R"({"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":)" + offsets + "}";
@@ -75,8 +73,7 @@ std::vector<BadFile> bad_files() {
       {"depth_five", file_of(R"({"q":{"dtype":"F32","shape":[[1]],"data_offsets":[0,4]}})", 4), "nested deeper than 4"},
       {"object_depth", file_of(R"({"q":{"dtype":{"a":{"b":1}},"shape":[1],"data_offsets":[0,4]}})", 4), "nested deeper than 4"},
       {"duplicate_tensor", file_of(R"({"q":)" + entry("F32", "[1]", "[0,4]") + R"(,"q":)" + entry("F32", "[1]", "[0,4]") + "}", 4), "'q' twice"},
-      {"duplicate_escaped", file_of(R"({"q":)" + entry("F32", "[1]", "[0,4]") + R"(,"\u0071":)" + entry("F32", "[1]", "[0,4]") + "}", 4),
-       "'q' twice"},
+      {"duplicate_escaped", file_of(R"({"q":)" + entry("F32", "[1]", "[0,4]") + R"(,"\u0071":)" + entry("F32", "[1]", "[0,4]") + "}", 4), "'q' twice"},
       {"duplicate_field", file_of(R"({"q":{"dtype":"F32","shape":[1],"shape":[2],"data_offsets":[0,4]}})", 4), "'shape' twice"},
       {"duplicate_metadata", file_of(R"({"__metadata__":{"a":"1","a":"2"},"q":)" + entry("F32", "[1]", "[0,4]") + "}", 4), "'a' twice"},
       {"no_tensor", file_of("{}", 0), "holds no tensor"},
@@ -103,8 +100,7 @@ std::vector<BadFile> bad_files() {
       {"shape_2_64", file_of(R"({"q":)" + entry("F32", "[18446744073709551617]", "[0,4]") + "}", 4), "not a non-negative integer"},
       {"shape_product_wraps_to_4", file_of(R"({"q":)" + entry("U8", "[4194305,4194305,211106198978564]", "[0,4]") + "}", 4), "overflows 63 bits"},
       {"shape_bytes_wrap", file_of(R"({"q":)" + entry("F64", "[2305843009213693952]", "[0,0]") + "}", 0), "overflows 63 bits"},
-      {"zero_hides_overflow", file_of(R"({"q":)" + entry("F32", "[0,4611686018427387904,4611686018427387904]", "[0,0]") + "}", 0),
-       "overflows 63 bits"},
+      {"zero_hides_overflow", file_of(R"({"q":)" + entry("F32", "[0,4611686018427387904,4611686018427387904]", "[0,0]") + "}", 0), "overflows 63 bits"},
       {"rank_nine", file_of(R"({"q":)" + entry("F32", "[1,1,1,1,1,1,1,1,1]", "[0,4]") + "}", 4), "more than 8 dimensions"},
       {"offsets_one", file_of(R"({"q":)" + entry("F32", "[1]", "[0]") + "}", 4), "array of two numbers"},
       {"offsets_three", file_of(R"({"q":)" + entry("F32", "[1]", "[0,4,4]") + "}", 4), "array of two numbers"},

@@ -45,9 +45,7 @@ void Bench::step(const std::string& what, double advance) {
 }
 
 /// Units of progress of one method at one length. Only ratios matter: cost grows with the pairs, and no row is cheaper than its overhead.
-double Bench::work(int64_t seqlen) const {
-  return static_cast<double>(settings_.seqlen_q.value_or(seqlen)) * static_cast<double>(seqlen) + 1e7;
-}
+double Bench::work(int64_t seqlen) const { return static_cast<double>(settings_.seqlen_q.value_or(seqlen)) * static_cast<double>(seqlen) + 1e7; }
 
 void Bench::run() {
   {

@@ -26,8 +26,8 @@ BasicView<Ptr, Rank> dense_view(Ptr data, DType dtype, const std::array<int64_t,
 HostTensor load_input(const std::string& file, const char* name, bool bhsd) {
   HostTensor tensor = load_tensor(file, name);
   if (tensor.shape.size() != 4) {
-    throw ParseError(file, fmt::format("{}: want a 4-D tensor {}, got shape {}", name, bhsd ? "[batch, heads, seqlen, head_dim]" : "[batch, seqlen, heads, head_dim]",
-                                       shape_text(tensor.shape)));
+    throw ParseError(file, fmt::format("{}: want a 4-D tensor {}, got shape {}", name,
+                                       bhsd ? "[batch, heads, seqlen, head_dim]" : "[batch, seqlen, heads, head_dim]", shape_text(tensor.shape)));
   }
   if (tensor.type == ElementType::boolean) throw ParseError(file, fmt::format("{}: want fp16, bf16, fp32 or fp64, got bool", name));
   return tensor;
@@ -36,7 +36,7 @@ HostTensor load_input(const std::string& file, const char* name, bool bhsd) {
 ConstTensorView view_of(const HostTensor& tensor, bool bhsd) {
   // An empty tensor has no memory, and the library wants no pointer for it.
   const auto view = dense_view<const void*, 4>(tensor.data.empty() ? nullptr : tensor.data.data(), dtype_of(tensor.type),
-                                                    {tensor.shape[0], tensor.shape[1], tensor.shape[2], tensor.shape[3]});
+                                               {tensor.shape[0], tensor.shape[1], tensor.shape[2], tensor.shape[3]});
   return bhsd ? from_bhsd(view) : view;
 }
 

@@ -94,13 +94,13 @@ Json metrics_json(const eval::Metrics& m) {
           {"lse_mismatch", m.lse_not_finite_mismatch}};
 }
 
-Json results_json(const std::vector<Result>& results, const AttentionArgs& args, const HostCall& host, Device device, const Options& options, const Sample& sample) {
+Json results_json(const std::vector<Result>& results, const AttentionArgs& args, const HostCall& host, Device device, const Options& options,
+                  const Sample& sample) {
   Json json;
   json["machine"] = machine_facts();
-  json["call"] = {{"device", device_text(device)},     {"batch", args.q.shape[0]},        {"seqlen_q", args.q.shape[1]},
-                  {"seqlen_k", args.k.shape[1]},       {"num_heads_q", args.q.shape[2]},  {"num_heads_kv", args.k.shape[2]},
-                  {"head_dim", args.q.shape[3]},       {"head_dim_v", args.v.shape[3]},   {"causal", options.call.causal},
-                  {"dtype", dtype_text(host.dtype())}, {"mask", args.mask.data != nullptr}};
+  json["call"] = {{"device", device_text(device)},  {"batch", args.q.shape[0]},          {"seqlen_q", args.q.shape[1]},      {"seqlen_k", args.k.shape[1]},
+                  {"num_heads_q", args.q.shape[2]}, {"num_heads_kv", args.k.shape[2]},   {"head_dim", args.q.shape[3]},      {"head_dim_v", args.v.shape[3]},
+                  {"causal", options.call.causal},  {"dtype", dtype_text(host.dtype())}, {"mask", args.mask.data != nullptr}};
   json["results"] = Json::array();
   for (const Result& result : results) {
     Json row;
@@ -128,7 +128,7 @@ Json results_json(const std::vector<Result>& results, const AttentionArgs& args,
 }
 
 std::vector<std::string> metric_cells(const eval::Metrics& m) {
-  return {fmt::format("{:.6f}", m.cos_sim), number_text(m.nrmse), number_text(m.rel_l1), number_text(m.rmse),
+  return {fmt::format("{:.6f}", m.cos_sim), number_text(m.nrmse),     number_text(m.rel_l1),  number_text(m.rmse),
           number_text(m.max_diff),          number_text(m.worst_row), number_text(m.lse_max), std::to_string(m.nan + m.inf)};
 }
 

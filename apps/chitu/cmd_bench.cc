@@ -53,7 +53,8 @@ BenchSettings settings_of(const Options& options) {
   s.mask = options.call.mask();
   s.scale = options.call.scale();
   s.kernel = options.kernel;
-  if (options.repeats < 0 || options.repeats > 1000000) throw UsageError(fmt::format("--repeats: want a number from 1 to 10^6 (0: by time), got {}", options.repeats));
+  if (options.repeats < 0 || options.repeats > 1000000)
+    throw UsageError(fmt::format("--repeats: want a number from 1 to 10^6 (0: by time), got {}", options.repeats));
   s.repeats = static_cast<int>(options.repeats);
   if (options.reference_rows < 0) throw UsageError(fmt::format("--reference-rows: want a number from 1 (0: by cost), got {}", options.reference_rows));
   s.reference_rows = options.reference_rows;
@@ -71,11 +72,14 @@ BenchSettings settings_of(const Options& options) {
 }
 
 std::string optional_text(const std::optional<double>& value) { return value ? number_text(*value) : std::string(); }
-std::string length_text(int64_t n) { return n % 1000000 == 0 ? fmt::format("{}M", n / 1000000) : n % 1000 == 0 ? fmt::format("{}K", n / 1000) : fmt::format("{}", n); }
+std::string length_text(int64_t n) {
+  return n % 1000000 == 0 ? fmt::format("{}M", n / 1000000) : n % 1000 == 0 ? fmt::format("{}K", n / 1000) : fmt::format("{}", n);
+}
 
 Table result_table(const BenchSettings& s, const std::vector<BenchRow>& rows) {
   const bool lengths = s.seqlens.size() > 1;
-  std::vector<std::string> header = {"method", "kernel", "max diff", "mean diff", "rel L2", "CosSim", "LSE err", "latency ms", "kernel ms", "TFLOP/s", "% peak"};
+  std::vector<std::string> header = {"method",  "kernel",     "max diff",  "mean diff", "rel L2", "CosSim",
+                                     "LSE err", "latency ms", "kernel ms", "TFLOP/s",   "% peak"};
   if (lengths) header.insert(header.begin(), "N");
   if (s.peak_memory) header.push_back("extra MB");
   Table table(header);
@@ -101,19 +105,23 @@ Table result_table(const BenchSettings& s, const std::vector<BenchRow>& rows) {
 
 /// What a reader must know to judge the numbers.
 std::string caption(const BenchSettings& s, const std::vector<BenchRow>& rows, const nlohmann::ordered_json& machine) {
-  const std::string device = s.device.type == DeviceType::cpu
-                                 ? fmt::format("{}, {} threads, {}", machine["cpu"].get<std::string>(), num_threads(), cpu_isa())
-                                 : machine["gpus"][static_cast<size_t>(s.device.index)]["name"].get<std::string>();
-  std::string text = fmt::format("{}\nB={} H={}{} D={} N={}{}, {}, {}, q, k, v ~ N(0,1)", device, s.batch, s.heads.q, s.heads.kv == s.heads.q ? "" : fmt::format("/{}", s.heads.kv),
-                                 s.head_dim, fmt::format("{}", fmt::join(s.seqlens, ", ")), s.seqlen_q ? fmt::format(" (queries: {})", *s.seqlen_q) : "",
-                                 dtype_text(s.dtype), s.causal ? "causal" : s.mask.left || s.mask.right ? "window" : "non-causal");
+  const std::string device = s.device.type == DeviceType::cpu ? fmt::format("{}, {} threads, {}", machine["cpu"].get<std::string>(), num_threads(), cpu_isa())
+                                                              : machine["gpus"][static_cast<size_t>(s.device.index)]["name"].get<std::string>();
+  std::string text = fmt::format("{}\nB={} H={}{} D={} N={}{}, {}, {}, q, k, v ~ N(0,1)", device, s.batch, s.heads.q,
+                                 s.heads.kv == s.heads.q ? "" : fmt::format("/{}", s.heads.kv), s.head_dim, fmt::format("{}", fmt::join(s.seqlens, ", ")),
+                                 s.seqlen_q ? fmt::format(" (queries: {})", *s.seqlen_q) : "", dtype_text(s.dtype),
+                                 s.causal                      ? "causal"
+                                 : s.mask.left || s.mask.right ? "window"
+                                                               : "non-causal");
   int64_t least = INT64_MAX, most = 0;
   for (const BenchRow& row : rows) {
     if (!row.accuracy) continue;
     least = std::min(least, row.reference_rows);
     most = std::max(most, row.reference_rows);
   }
-  if (most > 0) text += fmt::format("\nerrors against attention in fp64 on {} of the output rows", least == most ? std::to_string(most) : fmt::format("{} to {}", least, most));
+  if (most > 0)
+    text +=
+        fmt::format("\nerrors against attention in fp64 on {} of the output rows", least == most ? std::to_string(most) : fmt::format("{} to {}", least, most));
   text += s.quantized_kv ? "; latency from K and V quantized before" : "; latency includes quantization, kernel ms has K and V quantized before";
   return text + "\n";
 }
@@ -139,7 +147,8 @@ std::string csv_of(const nlohmann::ordered_json& results) {
   Table table(header);
   for (const auto& row : results) {
     std::vector<std::string> cells;
-    for (const auto& item : row.items()) cells.push_back(item.value().is_null() ? "" : item.value().is_string() ? item.value().get<std::string>() : item.value().dump());
+    for (const auto& item : row.items())
+      cells.push_back(item.value().is_null() ? "" : item.value().is_string() ? item.value().get<std::string>() : item.value().dump());
     table.add(cells);
   }
   return table.csv();
@@ -157,7 +166,8 @@ void publish(const Options& options, const BenchSettings& s, const std::vector<B
     fmt::print("{}", text);
   } else {
     const Table table = result_table(s, rows);
-    fmt::print("{}\n{}{}", caption(s, rows, json["machine"]), options.markdown ? table.markdown() : table.text(), footer(rows).empty() ? "" : "\n" + footer(rows));
+    fmt::print("{}\n{}{}", caption(s, rows, json["machine"]), options.markdown ? table.markdown() : table.text(),
+               footer(rows).empty() ? "" : "\n" + footer(rows));
   }
   std::fflush(stdout);
   if (json_file != nullptr) {

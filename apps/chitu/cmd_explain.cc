@@ -25,7 +25,8 @@ class Placeholder {
   BasicView<Ptr, static_cast<int>(Rank)> make(DType dtype, const std::array<int64_t, Rank>& shape, Device device) {
     uint64_t bytes = dtype_size(dtype);
     for (const int64_t size : shape) {
-      if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(size), &bytes) || bytes > (uint64_t{1} << 60)) throw UsageError("the shapes: want tensors of less than 2^60 bytes");
+      if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(size), &bytes) || bytes > (uint64_t{1} << 60))
+        throw UsageError("the shapes: want tensors of less than 2^60 bytes");
     }
     auto* data = reinterpret_cast<std::byte*>(next_);
     next_ += (bytes + 4095) / 4096 * 4096 + 4096;
@@ -74,7 +75,8 @@ int execute(const Options& options) {
     json["plan"] = describe;
     json["rows"] = nlohmann::ordered_json::array();
     for (const KernelInfo& row : rows) {
-      json["rows"].push_back({{"kernel", row.name}, {"method", method_name(row.method)}, {"verified", row.verified}, {"chosen", row.chosen}, {"reason", row.reason}});
+      json["rows"].push_back(
+          {{"kernel", row.name}, {"method", method_name(row.method)}, {"verified", row.verified}, {"chosen", row.chosen}, {"reason", row.reason}});
     }
     fmt::print("{}\n", json.dump(2));
   } else {

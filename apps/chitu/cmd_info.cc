@@ -37,7 +37,8 @@ int execute(bool json) {
     return kDone;
   }
   fmt::print("chitu {}, built with {}\n", CHITU_VERSION_STRING, facts["compiler"].get<std::string>());
-  fmt::print("CPU: {}, {} logical, {} threads used, instruction set {}\n", facts["cpu"].get<std::string>(), facts["cpu_count"].get<int64_t>(), num_threads(), cpu_isa());
+  fmt::print("CPU: {}, {} logical, {} threads used, instruction set {}\n", facts["cpu"].get<std::string>(), facts["cpu_count"].get<int64_t>(), num_threads(),
+             cpu_isa());
   if (facts["gpus"].empty()) fmt::print("GPU: none visible{}\n", facts["cuda"].is_null() ? "" : " (CUDA " + facts["cuda"].get<std::string>() + ")");
   for (const auto& gpu : facts["gpus"]) {
     fmt::print("GPU: {}, sm_{}, {} SMs, {} MiB, CUDA {}\n", gpu["name"].get<std::string>(), gpu["capability"].get<std::string>(), gpu["sm_count"].get<int>(),
@@ -48,7 +49,8 @@ int execute(bool json) {
   }
   Table table({"kernel", "device", "verified", "runs here"});
   for (const KernelInfo& kernel : kernels) {
-    table.add({kernel.name, std::string(device_text({kernel.device, 0})), kernel.verified ? "yes" : "no", kernel.reason.empty() ? "yes" : "no: " + kernel.reason});
+    table.add(
+        {kernel.name, std::string(device_text({kernel.device, 0})), kernel.verified ? "yes" : "no", kernel.reason.empty() ? "yes" : "no: " + kernel.reason});
   }
   fmt::print("\n{}", table.text());
   return kDone;

@@ -96,10 +96,14 @@ DType parse_dtype(std::string_view option, const std::string& text) {
 
 std::string_view dtype_text(DType dtype) {
   switch (dtype) {
-    case DType::f16: return "fp16";
-    case DType::bf16: return "bf16";
-    case DType::f32: return "fp32";
-    case DType::boolean: return "bool";
+    case DType::f16:
+      return "fp16";
+    case DType::bf16:
+      return "bf16";
+    case DType::f32:
+      return "fp32";
+    case DType::boolean:
+      return "bool";
   }
   return "?";
 }
@@ -180,21 +184,29 @@ void CallOptions::apply_threads() const {
 
 DType dtype_of(ElementType type) {
   switch (type) {
-    case ElementType::f16: return DType::f16;
-    case ElementType::bf16: return DType::bf16;
-    case ElementType::boolean: return DType::boolean;
+    case ElementType::f16:
+      return DType::f16;
+    case ElementType::bf16:
+      return DType::bf16;
+    case ElementType::boolean:
+      return DType::boolean;
     case ElementType::f32:
-    case ElementType::f64: break;
+    case ElementType::f64:
+      break;
   }
   return DType::f32;
 }
 
 ElementType element_of(DType dtype) {
   switch (dtype) {
-    case DType::f16: return ElementType::f16;
-    case DType::bf16: return ElementType::bf16;
-    case DType::boolean: return ElementType::boolean;
-    case DType::f32: break;
+    case DType::f16:
+      return ElementType::f16;
+    case DType::bf16:
+      return ElementType::bf16;
+    case DType::boolean:
+      return ElementType::boolean;
+    case DType::f32:
+      break;
   }
   return ElementType::f32;
 }

@@ -48,7 +48,7 @@ struct CallOptions {
   std::string window;         ///< "L,R", -1 = no limit
   std::string softmax_scale;  ///< empty: 1/sqrt(head_dim)
   std::string device = "auto";
-  int64_t threads = 0;        ///< 0: the library's default
+  int64_t threads = 0;  ///< 0: the library's default
 
   void declare(Arguments& arguments);
   Mask mask() const;

@@ -30,7 +30,8 @@ Sample choose_sample(const AttentionArgs& args, int64_t max_rows, double multipl
   }
   if (max_rows == 0) {
     const double cost = static_cast<double>(std::max<int64_t>(1, args.k.shape[1])) * static_cast<double>(args.q.shape[3] + args.v.shape[3] + 16);
-    max_rows = static_cast<int64_t>(std::min(multiply_adds / cost, 9e15));
+    constexpr int64_t kLeast = 64;  // fewer rows say little about a mean, whatever they cost
+    max_rows = std::max(kLeast, static_cast<int64_t>(std::min(multiply_adds / cost, 9e15)));
   }
   const int64_t per_lane = std::clamp<int64_t>(max_rows / lanes, 1, seqlen_q);
   std::vector<int64_t> rows;

@@ -22,7 +22,7 @@ struct Sample {
   bool all = false;                  ///< every row of the call
 };
 
-/// About max_rows rows (0: as many as an fp64 reference of `multiply_adds` affords, at least one per head); all rows when that is not more.
+/// About max_rows rows (0: as many as an fp64 reference of `multiply_adds` affords, at least 64), at least one per head; all rows when that is not more.
 Sample choose_sample(const AttentionArgs& args, int64_t max_rows, double multiply_adds);
 
 /// Output rows in the order of Sample::rows.

@@ -149,9 +149,7 @@ OutputFile::~OutputFile() {
   if (!temporary_path_.empty()) ::unlink(temporary_path_.c_str());
 }
 
-void OutputFile::fail(std::string_view action, int error) const {
-  throw ParseError(path_, std::string(action) + ": " + system_error(error));
-}
+void OutputFile::fail(std::string_view action, int error) const { throw ParseError(path_, std::string(action) + ": " + system_error(error)); }
 
 void OutputFile::write(const void* data, size_t bytes) {
   const auto* from = static_cast<const char*>(data);

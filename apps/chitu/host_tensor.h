@@ -15,21 +15,30 @@ enum class ElementType : uint8_t { f16, bf16, f32, f64, boolean };
 constexpr int64_t element_size(ElementType type) {
   switch (type) {
     case ElementType::f16:
-    case ElementType::bf16: return 2;
-    case ElementType::f32: return 4;
-    case ElementType::f64: return 8;
-    case ElementType::boolean: return 1;
+    case ElementType::bf16:
+      return 2;
+    case ElementType::f32:
+      return 4;
+    case ElementType::f64:
+      return 8;
+    case ElementType::boolean:
+      return 1;
   }
   return 0;
 }
 
 constexpr std::string_view element_name(ElementType type) {
   switch (type) {
-    case ElementType::f16: return "fp16";
-    case ElementType::bf16: return "bf16";
-    case ElementType::f32: return "fp32";
-    case ElementType::f64: return "fp64";
-    case ElementType::boolean: return "bool";
+    case ElementType::f16:
+      return "fp16";
+    case ElementType::bf16:
+      return "bf16";
+    case ElementType::f32:
+      return "fp32";
+    case ElementType::f64:
+      return "fp64";
+    case ElementType::boolean:
+      return "bool";
   }
   return "?";
 }

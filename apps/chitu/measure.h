@@ -16,7 +16,7 @@ struct Latency {
 };
 
 struct MeasureOptions {
-  int repeats = 0;          ///< 0: up to 20, at least 3, as many as fit the budget
+  int repeats = 0;  ///< 0: up to 20, at least 3, as many as fit the budget
   double budget_s = 2;
   std::function<void(double fraction)> progress;  ///< after each call
 };

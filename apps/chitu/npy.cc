@@ -177,9 +177,8 @@ NpyHeader read_npy_header(const ByteSource& source) {
   const uint64_t want = static_cast<uint64_t>(header.count) * static_cast<uint64_t>(element_size(header.stored));
   const uint64_t got = source.size() - header.data_offset;
   if (want != got) {
-    throw ParseError(name, (got < want ? std::string("truncated: ") : std::string("trailing bytes: ")) + "shape " + shape_text(header.shape) +
-                               " of " + std::string(element_name(header.stored)) + " needs " + std::to_string(want) + " bytes of data, got " +
-                               std::to_string(got));
+    throw ParseError(name, (got < want ? std::string("truncated: ") : std::string("trailing bytes: ")) + "shape " + shape_text(header.shape) + " of " +
+                               std::string(element_name(header.stored)) + " needs " + std::to_string(want) + " bytes of data, got " + std::to_string(got));
   }
   return header;
 }
@@ -192,11 +191,20 @@ HostTensor read_npy(const ByteSource& source) {
 void write_npy(OutputFile& file, const std::string& path, ElementType type, const std::vector<int64_t>& shape, const void* data) {
   std::string descr;
   switch (type) {
-    case ElementType::f16: descr = "<f2"; break;
-    case ElementType::f32: descr = "<f4"; break;
-    case ElementType::f64: descr = "<f8"; break;
-    case ElementType::boolean: descr = "|b1"; break;
-    case ElementType::bf16: throw ParseError(path, ".npy has no bf16: give the output a .safetensors name");
+    case ElementType::f16:
+      descr = "<f2";
+      break;
+    case ElementType::f32:
+      descr = "<f4";
+      break;
+    case ElementType::f64:
+      descr = "<f8";
+      break;
+    case ElementType::boolean:
+      descr = "|b1";
+      break;
+    case ElementType::bf16:
+      throw ParseError(path, ".npy has no bf16: give the output a .safetensors name");
   }
   std::string header = "{'descr': '" + descr + "', 'fortran_order': False, 'shape': (";
   uint64_t bytes = static_cast<uint64_t>(element_size(type));

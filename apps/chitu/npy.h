@@ -11,8 +11,8 @@ namespace chitu::cli {
 struct NpyHeader {
   ElementType stored = ElementType::f32;
   std::vector<int64_t> shape;
-  int64_t count = 0;        ///< elements
-  uint64_t data_offset = 0; ///< where they begin; they end with the file
+  int64_t count = 0;         ///< elements
+  uint64_t data_offset = 0;  ///< where they begin; they end with the file
 };
 
 /// Checks everything but the elements. Throws ParseError.

@@ -155,8 +155,8 @@ class HeaderReader {
     }
     const uint64_t want = static_cast<uint64_t>(count) * static_cast<uint64_t>(bytes);
     if (end - begin != want) {
-      fail(what + " of shape " + shape_text(entry.shape) + " and dtype " + entry.dtype + " needs " + std::to_string(want) +
-           " bytes, its data_offsets span " + std::to_string(end - begin));
+      fail(what + " of shape " + shape_text(entry.shape) + " and dtype " + entry.dtype + " needs " + std::to_string(want) + " bytes, its data_offsets span " +
+           std::to_string(end - begin));
     }
     entry.begin = data_offset_ + begin;
     entry.end = data_offset_ + end;
@@ -196,11 +196,16 @@ std::string list_names(const SafetensorsHeader& header) {
 
 std::string_view dtype_of(ElementType type) {
   switch (type) {
-    case ElementType::f16: return "F16";
-    case ElementType::bf16: return "BF16";
-    case ElementType::f32: return "F32";
-    case ElementType::f64: return "F64";
-    case ElementType::boolean: return "BOOL";
+    case ElementType::f16:
+      return "F16";
+    case ElementType::bf16:
+      return "BF16";
+    case ElementType::f32:
+      return "F32";
+    case ElementType::f64:
+      return "F64";
+    case ElementType::boolean:
+      return "BOOL";
   }
   return "";
 }
@@ -238,8 +243,7 @@ HostTensor read_safetensors(const ByteSource& source, const std::string& tensor,
   } else if (entry.dtype == "BOOL") {
     type = ElementType::boolean;
   } else {
-    throw ParseError(source.name(),
-                     "tensor '" + printable(found->first, 60) + "' has dtype " + entry.dtype + ", want F16, BF16, F32, F64 or BOOL");
+    throw ParseError(source.name(), "tensor '" + printable(found->first, 60) + "' has dtype " + entry.dtype + ", want F16, BF16, F32, F64 or BOOL");
   }
   const auto count = static_cast<int64_t>(entry.end - entry.begin) / element_size(type);
   return read_elements(source, entry.begin, type, entry.shape, count);

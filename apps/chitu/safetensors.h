@@ -10,9 +10,9 @@
 namespace chitu::cli {
 
 struct SafetensorsEntry {
-  std::string dtype;           ///< as written in the file; any that the format knows
+  std::string dtype;  ///< as written in the file; any that the format knows
   std::vector<int64_t> shape;
-  uint64_t begin = 0, end = 0; ///< bytes from the start of the file
+  uint64_t begin = 0, end = 0;  ///< bytes from the start of the file
 };
 
 struct SafetensorsHeader {
