@@ -1,19 +1,19 @@
+// The rows as the library launches them.
 #include "sm90_variants.h"
-
-#include "../../src/cuda/sm90/launch.cuh"
 
 using namespace chitu::cuda::sm90;
 
 const std::vector<Variant>& variants() {
   static const std::vector<Variant> all = {
-      {"int8_f16_d128", 128, false, false, false, true, launch<Traits<true, false, 128, 128, 2>>},
-      {"int8_bf16_d128", 128, true, false, false, true, launch<Traits<true, true, 128, 128, 2>>},
-      {"int8_f16_d128_n64w3", 128, false, false, false, true, launch<Traits<true, false, 128, 64, 3>>},
-      {"int8_f16_d96", 96, false, false, false, true, launch<Traits<true, false, 96, 128, 2>>},
-      {"int8_f16_d64_n64w3", 64, false, false, false, true, launch<Traits<true, false, 64, 64, 3>>},
-      {"int8_f16_d64_w2", 64, false, false, false, true, launch<Traits<true, false, 64, 128, 2>>},
-      {"int8_f16_d256", 256, false, false, false, true, launch<Traits<true, false, 256, 64, 2>>},
-      {"exact_f16_d128", 128, false, true, false, true, launch<Traits<false, false, 128, 128, 2>>},
+      {"int8_f16_d64", 64, false, false, false, true, launch_int8_f16},    {"int8_f16_d96", 96, false, false, false, true, launch_int8_f16},
+      {"int8_f16_d128", 128, false, false, false, true, launch_int8_f16},  {"int8_f16_d256", 256, false, false, false, true, launch_int8_f16},
+      {"int8_bf16_d64", 64, true, false, false, true, launch_int8_f16},    {"int8_bf16_d96", 96, true, false, false, true, launch_int8_f16},
+      {"int8_bf16_d128", 128, true, false, false, true, launch_int8_f16},  {"int8_bf16_d256", 256, true, false, false, true, launch_int8_f16},
+      {"int8_f16_d128_bias", 128, false, false, true, false, launch_int8_f16},
+      {"exact_f16_d64", 64, false, true, false, true, launch_f16_f16},     {"exact_f16_d96", 96, false, true, false, true, launch_f16_f16},
+      {"exact_f16_d128", 128, false, true, false, true, launch_f16_f16},   {"exact_f16_d256", 256, false, true, false, true, launch_f16_f16},
+      {"exact_bf16_d64", 64, true, true, false, true, launch_f16_f16},     {"exact_bf16_d96", 96, true, true, false, true, launch_f16_f16},
+      {"exact_bf16_d128", 128, true, true, false, true, launch_f16_f16},   {"exact_bf16_d256", 256, true, true, false, true, launch_f16_f16},
   };
   return all;
 }

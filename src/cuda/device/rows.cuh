@@ -27,48 +27,52 @@ __device__ __forceinline__ float2 unpack_pair(uint32_t bits, __nv_bfloat16) {
   return make_float2(__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000u));
 }
 
-// Eight aligned elements.
+// Eight aligned elements as they lie, and in f32.
 template <class Element>
-__device__ __forceinline__ void load_vector(const Element* from, float* to) {
-  const uint4 raw = __ldg(reinterpret_cast<const uint4*>(from));
-  const uint32_t word[4] = {raw.x, raw.y, raw.z, raw.w};
+struct Vector8 {
+  uint4 raw;
+  __device__ __forceinline__ void load(const Element* from) { raw = __ldg(reinterpret_cast<const uint4*>(from)); }
+  __device__ __forceinline__ void unpack(float* to) const {
+    const uint32_t word[4] = {raw.x, raw.y, raw.z, raw.w};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float2 pair = unpack_pair(word[i], Element{});
-    to[2 * i] = pair.x;
-    to[2 * i + 1] = pair.y;
-  }
-}
-__device__ __forceinline__ void load_vector(const float* from, float* to) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float4 f = __ldg(reinterpret_cast<const float4*>(from) + i);
-    to[4 * i] = f.x, to[4 * i + 1] = f.y, to[4 * i + 2] = f.z, to[4 * i + 3] = f.w;
-  }
-}
-
-// Eight elements; those from `valid` on are zero and not read.
-template <class Element>
-__device__ __forceinline__ void load_chunk(const Element* from, int valid, bool aligned, float* to) {
-  if (valid >= 8 && aligned) {
-    load_vector(from, to);
-  } else {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      to[i] = 0.0f;
-      if (i < valid) to[i] = to_f32(from[i]);
+    for (int i = 0; i < 4; ++i) {
+      const float2 pair = unpack_pair(word[i], Element{});
+      to[2 * i] = pair.x;
+      to[2 * i + 1] = pair.y;
     }
   }
-}
+};
+template <>
+struct Vector8<float> {
+  float4 raw[2];
+  __device__ __forceinline__ void load(const float* from) {
+    raw[0] = __ldg(reinterpret_cast<const float4*>(from));
+    raw[1] = __ldg(reinterpret_cast<const float4*>(from) + 1);
+  }
+  __device__ __forceinline__ void unpack(float* to) const {
+    to[0] = raw[0].x, to[1] = raw[0].y, to[2] = raw[0].z, to[3] = raw[0].w;
+    to[4] = raw[1].x, to[5] = raw[1].y, to[6] = raw[1].z, to[7] = raw[1].w;
+  }
+};
 
 // This thread's part of row `row`; zero when the row is not valid.
 template <class Element, int kValues>
 __device__ __forceinline__ void load_row(const View& v, std::int64_t batch, std::int64_t row, std::int64_t head, int head_dim, bool valid,
                                          float (&x)[kValues]) {
   const Element* from = static_cast<const Element*>(v.data) + batch * v.batch + row * v.seq + head * v.head + threadIdx.x % 4 * 8;
+  if (v.aligned16 && head_dim % 8 == 0) {  // the same for all threads: first all loads, then the first use
+    Vector8<Element> raw[kValues / 8] = {};
 #pragma unroll
-  for (int i = 0; i < kValues / 8; ++i) {
-    load_chunk(from + 32 * i, valid ? head_dim - channel_of(8 * i) : 0, v.aligned16, x + 8 * i);
+    for (int i = 0; i < kValues / 8; ++i)
+      if (valid && channel_of(8 * i) < head_dim) raw[i].load(from + 32 * i);
+#pragma unroll
+    for (int i = 0; i < kValues / 8; ++i) raw[i].unpack(x + 8 * i);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) {
+      x[i] = 0.0f;
+      if (valid && channel_of(i) < head_dim) x[i] = to_f32(from[i / 8 * 32 + i % 8]);
+    }
   }
 }
 
@@ -78,12 +82,19 @@ __device__ __forceinline__ uint32_t quad_max_bits(uint32_t x) {
   return max(x, __shfl_xor_sync(~0u, x, 2));
 }
 
+// Larger of |a| and |b|, NaN when either is; one instruction.
+__device__ __forceinline__ float absmax_nan(float a, float b) {
+  float r;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(fabsf(a)), "f"(fabsf(b)));
+  return r;
+}
+
 template <int kValues>
 __device__ __forceinline__ uint32_t absmax_bits(const float (&x)[kValues]) {
-  uint32_t a = 0;
+  float a[2] = {fabsf(x[0]), fabsf(x[1])};
 #pragma unroll
-  for (int i = 0; i < kValues; ++i) a = max(a, __float_as_uint(x[i]) & 0x7fffffffu);
-  return a;
+  for (int i = 2; i < kValues; ++i) a[i % 2] = absmax_nan(a[i % 2], x[i]);
+  return __float_as_uint(absmax_nan(a[0], a[1]));
 }
 
 }  // namespace chitu::cuda

@@ -96,6 +96,7 @@ __device__ __forceinline__ void row_levels(const Score (&s)[kCount], float (&lev
 // A row whose weights may have left the range of the tensor cores moves its m to the tile's maximum. Both tests look at one row only, so
 // a row's bits do not depend on its neighbours.
 constexpr float kSlack = 3.f;  // octaves above m that are left alone: 32 weights of a thread then sum to at most kWeightLimit
+constexpr float kCarefulSlack = 8.f;  // the same where the maximum is known before the weights
 template <bool kBf16>
 constexpr float kWeightLimit = kBf16 ? 0x1p8f : 0x1p15f;
 

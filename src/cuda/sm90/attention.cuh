@@ -26,7 +26,7 @@ struct Consumer {
   float ks_next;       // scale of the tile that is fetched next
   RowScale scale;      // of the tile at hand
   float o[T::kHeadDim / 2];
-  uint32_t packed[2][T::kScores / 2];
+  uint32_t packed[T::kOverlap ? 2 : 1][T::kScores / 2];
   RowState state;
 
   __device__ __forceinline__ Consumer(const AttentionParams& p_, char* smem_, Barriers& bar_, int warpgroup_, int warp_, int lane_)
@@ -65,7 +65,7 @@ struct Consumer {
   // O += P V.
   template <int kStage>
   __device__ __forceinline__ void issue_pv() {
-    uint32_t(&pk)[T::kScores / 2] = packed[kStage];
+    uint32_t(&pk)[T::kScores / 2] = packed[T::kOverlap * kStage];
     ptx::pin(o);
     ptx::pin(pk);
     ptx::wgmma_fence();
@@ -91,9 +91,10 @@ struct Consumer {
                        warpgroup * 64 + warp * 16 + lane / 4;
       scale.bias[0] = b[0];
       scale.bias[1] = b[8];
+      if constexpr (!T::kOverlap) ks_next = __ldg(k_scale + t * 4);  // PV hides the latency
       scale.c[0] = c0[0] * ks_next;
       scale.c[1] = c0[1] * ks_next;
-      ks_next = __ldg(k_scale + max(n - 1, 0) * T::kTileN / kScaleTile * 4);  // a tile ahead: its latency would show
+      if constexpr (T::kOverlap) ks_next = __ldg(k_scale + max(n - 1, 0) * T::kTileN / kScaleTile * 4);  // a tile ahead
     }
   }
 
@@ -136,7 +137,7 @@ struct Consumer {
     row_levels<kMasked>(s, level, scale, columns);
     raise_reference(state, level, {true, true});
     weight_base(base);
-    make_weights<kMasked, T::kBf16>(s, packed[kStage], sum, base, scale, columns);
+    make_weights<kMasked, T::kBf16>(s, packed[T::kOverlap * kStage], sum, base, scale, columns);
     state.l[0] += sum[0] + sum[1];
     state.l[1] += sum[2] + sum[3];
   }
@@ -148,10 +149,26 @@ struct Consumer {
     visible_columns<kMasked>(w, n, columns);
     float sum[4] = {}, base[2];
     weight_base(base);
-    make_weights<kMasked, T::kBf16>(s, packed[kStage], sum, base, scale, columns);
+    make_weights<kMasked, T::kBf16>(s, packed[T::kOverlap * kStage], sum, base, scale, columns);
     bool outgrown[2] = {sum[0] + sum[1] > kWeightLimit<T::kBf16>, sum[2] + sum[3] > kWeightLimit<T::kBf16>};
     state.rescale = __any_sync(~0u, outgrown[0] || outgrown[1]);
     if (state.rescale) settle<kMasked, kStage>(outgrown, sum, columns);
+    state.l[0] += sum[0] + sum[1];
+    state.l[1] += sum[2] + sum[3];
+  }
+
+  // Serial: no registers to keep S for a second try, so the maximum comes first.
+  template <bool kMasked>
+  __device__ __forceinline__ void careful_softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
+    VisibleColumns columns[2];
+    visible_columns<kMasked>(w, n, columns);
+    float level[2], sum[4] = {}, base[2];
+    row_levels<kMasked>(s, level, scale, columns);
+    const bool outgrown[2] = {level[0] > state.m[0] + kCarefulSlack, level[1] > state.m[1] + kCarefulSlack};
+    state.rescale = __any_sync(~0u, outgrown[0] || outgrown[1]);
+    if (state.rescale) raise_reference(state, level, outgrown);
+    weight_base(base);
+    make_weights<kMasked, T::kBf16>(s, packed[0], sum, base, scale, columns);
     state.l[0] += sum[0] + sum[1];
     state.l[1] += sum[2] + sum[3];
   }
@@ -207,14 +224,57 @@ struct Consumer {
     for (int block = 0; block < T::kTileN / 8; ++block) {
       recompute_scores<kStage>(block, s);
       VisibleColumns shifted[2] = {{columns[0].first - block * 8, columns[0].count}, {columns[1].first - block * 8, columns[1].count}};
-      uint32_t(&to)[2] = reinterpret_cast<uint32_t(&)[2]>(packed[kStage][block * 2]);
+      uint32_t(&to)[2] = reinterpret_cast<uint32_t(&)[2]>(packed[T::kOverlap * kStage][block * 2]);
       make_weights<kMasked, T::kBf16>(s, to, sum, base, scale, shifted);
     }
+  }
+
+  __device__ __forceinline__ void rescale() {
+    if (state.rescale) {
+#pragma unroll
+      for (int i = 0; i < T::kHeadDim / 2; ++i) o[i] *= state.alpha[i / 2 % 2];
+    }
+  }
+
+  // S, weights, then O += P V of one tile; the other warpgroups fill the gaps.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void serial_step(const Work& w, int n) {
+    Score s[T::kScores];
+    if constexpr (kStage == 0) phase ^= 1;
+    ptx::mbarrier_wait(&bar.k_full[kStage], phase);
+    issue_qk<kStage>(s);
+    ptx::wgmma_wait<0>();
+    ptx::pin(s);
+    careful_softmax<kMasked>(w, n, s);
+    finish_serial_step<kStage>(w, n);
+  }
+
+  template <int kStage>
+  __device__ __forceinline__ void finish_serial_step(const Work& w, int n) {
+    release(&bar.k_empty[kStage]);
+    rescale();
+    ptx::mbarrier_wait(&bar.v_full[kStage], phase);
+    if (n == w.n_end - 1) clear_value_tail(w, n);
+    issue_pv<kStage>();
+    if (n > w.n_begin) fetch_tile(n - 1);
+    ptx::wgmma_wait<0>();
+    ptx::pin(o);
+    ptx::pin(packed[0]);
+    release(&bar.v_empty[kStage]);
   }
 
   // S of tile n and O += P V of the tile before, issued together so that the tensor cores never run dry; then the weights of tile n.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void step(const Work& w, int n) {
+    if constexpr (!T::kOverlap) {
+      serial_step<kMasked, kStage>(w, n);
+    } else {
+      overlapped_step<kMasked, kStage>(w, n);
+    }
+  }
+
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void overlapped_step(const Work& w, int n) {
     Score s[T::kScores];
     if constexpr (kStage == 0) phase ^= 1;
     issue_qk<kStage>(s);
@@ -232,10 +292,7 @@ struct Consumer {
     ptx::pin(o);
     ptx::pin(packed[kStage ^ 1]);
     release(&bar.v_empty[kStage ^ 1]);
-    if (state.rescale) {
-#pragma unroll
-      for (int i = 0; i < T::kHeadDim / 2; ++i) o[i] *= state.alpha[i / 2 % 2];
-    }
+    rescale();
   }
 
   // What the step after tile n waits for: scale and bias, keys of the next tile, values of this one.
@@ -290,9 +347,13 @@ struct Consumer {
     ptx::wgmma_wait<0>();
     ptx::pin(s);
     first_softmax<true, 0>(w, n, s);
-    release(&bar.k_empty[0]);
-    prepare_next<0>(w, n);
-    clear_value_tail(w, n);
+    if constexpr (T::kOverlap) {
+      release(&bar.k_empty[0]);
+      prepare_next<0>(w, n);
+      clear_value_tail(w, n);
+    } else {
+      finish_serial_step<0>(w, n);
+    }
   }
 
   template <int kStage>
@@ -328,10 +389,15 @@ struct Consumer {
       --n;
     }
     release(&bar.q_empty);
-    if ((w.n_end - w.n_begin) % 2 == 0) {
-      last_pv<1>();
-    } else {
-      last_pv<0>();
+    const bool odd = (w.n_end - w.n_begin) % 2;
+    if constexpr (T::kOverlap) {
+      if (odd) {
+        last_pv<0>();
+      } else {
+        last_pv<1>();
+      }
+    }
+    if (odd) {
       ptx::mbarrier_wait(&bar.k_full[1], phase);
       ptx::mbarrier_wait(&bar.v_full[1], phase);
       release(&bar.k_empty[1]);

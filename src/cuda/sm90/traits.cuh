@@ -16,14 +16,16 @@ constexpr int chunk_bytes(int bytes) { return bytes % 128 == 0 ? 128 : bytes % 6
 constexpr ptx::Swizzle swizzle_of(int chunk) { return chunk == 128 ? ptx::Swizzle::b128 : chunk == 64 ? ptx::Swizzle::b64 : ptx::Swizzle::b32; }
 constexpr int round_up(int x, int to) { return (x + to - 1) / to * to; }
 
-template <bool kInt8Qk_, bool kBf16_, int kHeadDim_, int kTileN_, int kWarpgroups_>
+template <bool kInt8Qk_, bool kBf16_, int kHeadDim_, int kTileN_, int kWarpgroups_, bool kOverlap_ = true>
 struct Traits {
   static constexpr bool kInt8Qk = kInt8Qk_, kBf16 = kBf16_;
   static constexpr int kHeadDim = kHeadDim_, kTileN = kTileN_, kWarpgroups = kWarpgroups_, kStages = 2;
+  // PV of a tile beside the softmax of the next, in one warpgroup; else tile after tile, which saves registers.
+  static constexpr bool kOverlap = kOverlap_;
   static constexpr int kTileM = 64 * kWarpgroups;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
-  static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 32;
-  static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 232 : 160;
+  static constexpr int kProducerRegisters = 32;
+  static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 240 : 160;
   static constexpr int kScores = kTileN / 2;  // accumulators of S per thread
   using Score = std::conditional_t<kInt8Qk, int32_t, float>;
   using Float16 = std::conditional_t<kBf16, __nv_bfloat16, __half>;

@@ -1,0 +1,74 @@
+// Which problems the sm_90 kernels serve, and the way to the right instantiation.
+#include <cmath>
+
+#include "params.h"
+
+namespace chitu::cuda::sm90 {
+
+cudaError_t launch_int8_f16_d64(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f16_d96(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f16_d128(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f16_d256(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_f16_f16_d64(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_f16_f16_d96(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_f16_f16_d128(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_f16_f16_d256(const AttentionParams& p, cudaStream_t stream);
+
+namespace {
+
+bool aligned16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+// What a tensor map can describe: 16-byte strides, positive where they are used, below 2^40 bytes.
+bool mappable(const View& v, int seqlen, int heads, int batch) {
+  auto fits = [](int64_t stride, int size) { return size <= 1 || (stride > 0 && stride % 8 == 0 && stride < (int64_t{1} << 38)); };
+  return aligned16(v.data) && fits(v.seq_stride, seqlen) && fits(v.head_stride, heads) && fits(v.batch_stride, batch);
+}
+
+const char* supports_common(const AttentionParams& p) {
+  constexpr int kMaxLength = 1 << 29;  // sums of rows and window offsets stay inside 32 bits
+  if (p.head_dim != 64 && p.head_dim != 96 && p.head_dim != 128 && p.head_dim != 256) return "head_dim is not 64, 96, 128 or 256";
+  if (p.input == Float::f32) return "f32 inputs";
+  if (p.num_heads_kv <= 0 || p.num_heads_q % p.num_heads_kv != 0) return "num_heads_q is not a multiple of num_heads_kv";
+  if (p.seqlen_q > kMaxLength || p.seqlen_k > kMaxLength) return "more than 2^29 tokens";
+  if (int64_t{p.batch} * p.num_heads_q > (1 << 20) || int64_t{p.batch} * p.num_heads_q * ((p.seqlen_q + 127) / 128) > (1 << 30)) return "too many heads";
+  if (p.seqlen_k > 0 && !mappable(p.v, p.seqlen_k, p.num_heads_kv, p.batch)) return "v does not have 16-byte aligned, positive strides";
+  return nullptr;
+}
+
+}  // namespace
+
+const char* supports_int8_f16(const AttentionParams& p) {
+  if (const char* reason = supports_common(p)) return reason;
+  if (p.k_mean && !p.bias && !mappable(p.q, p.seqlen_q, p.num_heads_q, p.batch)) return "q does not have 16-byte aligned, positive strides";
+  return nullptr;
+}
+
+const char* supports_f16_f16(const AttentionParams& p) {
+  if (const char* reason = supports_common(p)) return reason;
+  if (!(p.softmax_scale >= 0)) return "negative softmax_scale";  // the row maximum would be a minimum
+  if (!mappable(p.q, p.seqlen_q, p.num_heads_q, p.batch)) return "q does not have 16-byte aligned, positive strides";
+  if (p.seqlen_k > 0 && !mappable(p.k, p.seqlen_k, p.num_heads_kv, p.batch)) return "k does not have 16-byte aligned, positive strides";
+  return nullptr;
+}
+
+cudaError_t launch_int8_f16(const AttentionParams& p, cudaStream_t stream) {
+  switch (p.head_dim) {
+    case 64: return launch_int8_f16_d64(p, stream);
+    case 96: return launch_int8_f16_d96(p, stream);
+    case 128: return launch_int8_f16_d128(p, stream);
+    case 256: return launch_int8_f16_d256(p, stream);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+cudaError_t launch_f16_f16(const AttentionParams& p, cudaStream_t stream) {
+  switch (p.head_dim) {
+    case 64: return launch_f16_f16_d64(p, stream);
+    case 96: return launch_f16_f16_d96(p, stream);
+    case 128: return launch_f16_f16_d128(p, stream);
+    case 256: return launch_f16_f16_d256(p, stream);
+    default: return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace chitu::cuda::sm90

@@ -1,0 +1,10 @@
+// INT8 QK, 16-bit PV, head_dim 64.
+#include "launch.cuh"
+
+namespace chitu::cuda::sm90 {
+
+cudaError_t launch_int8_f16_d64(const AttentionParams& p, cudaStream_t stream) {
+  return p.input == Float::bf16 ? launch<Traits<true, true, 64, 128, 3, false>>(p, stream) : launch<Traits<true, false, 64, 128, 3, false>>(p, stream);
+}
+
+}  // namespace chitu::cuda::sm90
