@@ -35,7 +35,8 @@ void run_case(std::uint64_t number, std::map<Method, Pooled>& pools) {
   const AccuracySample sample = accuracy(call, options, scheme, got, 2);
   ASSERT_EQ(sample.failure, "") << what;
   ASSERT_LE(sample.worst_row, 6.0) << what << call.spec().text();
-  ASSERT_LE(sample.worst_lse, 1.0) << what << call.spec().text();
+  // Random shapes include ones whose few roundings are not independent, where the model's sigma is up to half again too small.
+  ASSERT_LE(sample.worst_lse, 1.5) << what << call.spec().text();
   Pooled& pool = pools[method];
   pool.accuracy.merge(sample);
   if (method == Method::exact) return;
@@ -60,6 +61,7 @@ TEST_P(Differential, AgreesWithSpecificationAndFp64) {
     for (auto& [p, tight] : pool.tight) {
       EXPECT_LE(static_cast<double>(tight.ties()), tight.expected_ties()) << method_name(method) << ", " << tight.rows() << " rows";
     }
+    EXPECT_LE(static_cast<double>(pool.accuracy.lse_over), 1 + 1e-4 * static_cast<double>(pool.accuracy.rows)) << method_name(method);
     if (pool.accuracy.rows < 100) continue;
     // Too small fails as well: a rounding that the method prescribes did not happen.
     EXPECT_GE(pool.accuracy.z(), 0.6) << method_name(method) << ", " << pool.accuracy.rows << " rows";

@@ -108,6 +108,14 @@ void quantize_kv(const core::QuantizeCall& call, void* blob, core::Workspace& ws
   std::memcpy(blob, &header, sizeof header);
   auto* lengths = reinterpret_cast<std::int64_t*>(static_cast<unsigned char*>(blob) + 256);
   for (std::int64_t b = 0; b < q.batch; ++b) lengths[b] = work.sequence(b).range.k_len;
+  // A blob may be stored, sent and compared: what the tiles leave alone (token scales of plain tiles, tiles beyond the length, the end) is 0 as well.
+  for (std::int64_t t = 0; t < q.batch * q.num_heads_kv * view.tiles_per_head; ++t) {
+    const bool used = t % view.tiles_per_head < tiles_of(lengths[t / view.tiles_per_head / q.num_heads_kv]);
+    const std::int64_t from = used ? view.layout.token : 0;
+    std::memset(view.tiles + t * view.layout.bytes + from, 0, static_cast<std::size_t>(view.layout.bytes - from));
+  }
+  const std::int64_t end = header.tiles_offset + q.batch * q.num_heads_kv * view.tiles_per_head * view.layout.bytes;
+  std::memset(static_cast<unsigned char*>(blob) + end, 0, static_cast<std::size_t>(header.bytes - end));
   channel_weights(p, work, view, scratch);
   quantize_tiles(p, work, view, scratch);
 }

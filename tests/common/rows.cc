@@ -187,6 +187,7 @@ void AccuracySample::merge(const AccuracySample& o) {
   worst_row = std::max(worst_row, o.worst_row);
   worst_lse = std::max(worst_lse, o.worst_lse);
   rows += o.rows;
+  lse_over += o.lse_over;
   if (failure.empty()) failure = o.failure;
 }
 double AccuracySample::z() const { return variance == 0 ? 1 : std::sqrt(error / variance); }
@@ -277,7 +278,9 @@ AccuracySample accuracy(const TestCall& c, const AttentionOptions& options, cons
         if (!spec.lse) continue;
         const double lut = scheme.exponential == core::Exponential::lut16 ? 128.0 / 32640 : 0.0;
         const double bar = 6 * p.lse_sigma[n] + 1e-5 + 0x1p-20 * std::fabs(p.lse[n]) + 0x1p-22 * logit_size(c, s, h, rows[n]) + lut;
-        sample.worst_lse = std::max(sample.worst_lse, std::fabs(got.lse[at.lse] - p.lse[n]) / bar);
+        const double over = std::fabs(got.lse[at.lse] - p.lse[n]) / bar;
+        sample.worst_lse = std::max(sample.worst_lse, over);
+        sample.lse_over += over > 1;
       }
     }
   return sample;

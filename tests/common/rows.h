@@ -48,9 +48,10 @@ class TightComparison {
 struct AccuracySample {
   double error = 0, variance = 0;  ///< error^2 / predicted variance and 1, summed over rows that the linear model covers and that are large enough to average
   double worst_row = 0;            ///< z of the worst row
-  double worst_lse = 0;            ///< |lse error| in units of its bar, at most 1
+  double worst_lse = 0;            ///< |lse error| in units of its bar of 6 sigma
   std::int64_t rows = 0;
-  std::string failure;  ///< empties, infinities, bounds that hold beyond the linear model
+  std::int64_t lse_over = 0;  ///< rows beyond that bar
+  std::string failure;        ///< empties, infinities, bounds that hold beyond the linear model
   void merge(const AccuracySample& other);
   double z() const;
 };
