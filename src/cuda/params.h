@@ -73,7 +73,7 @@ struct QuantizeVParams {
   View x;
   Sequence sequence;
   int heads, head_dim;
-  float range;                 ///< e4m3: largest code; s8_tensor: 127
+  float range;                 ///< e4m3: largest code; s8_tensor: 127; f16: largest value, channels beyond it are scaled by a power of two
   float flag_ratio;
   const float* channel;        ///< c3: c[d]; e4m3, s8_tensor: absmax per channel: [batch, heads, head_dim]
   float* v_scale;              ///< [batch, heads, head_dim]: multiplies the output's channel

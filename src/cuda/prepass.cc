@@ -22,8 +22,11 @@ namespace {
 
 std::int64_t tensor_batches(const Sequence& s) { return s.packed ? 1 : s.batch; }
 std::int64_t tiles_of(const KvShape& s) { return tensor_batches(s.sequence) * s.heads * s.sequence.tiles_k; }
+/// Sums of a tile in f16: V then keeps room for them (docs/methods.md part 3).
+bool sums_in_f16(const KvShape& s) { return s.scheme.v == VFormat::f16 && s.scheme.accumulate == core::Accumulate::tile_f16; }
 /// V is read where it lies when nothing rounds it.
 bool v_as_it_is(const KvShape& s) {
+  if (sums_in_f16(s)) return false;
   return s.scheme.v == VFormat::input || (s.scheme.v == VFormat::f16 && s.dtype == DType::f16) || (s.scheme.v == VFormat::bf16 && s.dtype == DType::bf16);
 }
 bool needs_absmax(const KvShape& s) { return !v_as_it_is(s); }
@@ -102,6 +105,7 @@ void prepare_v(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, c
   q.heads = s.heads;
   q.head_dim = s.head_dim_v;
   q.range = codes == VCodes::s8_tensor ? 127.0f : s.scheme.v_range;
+  if (codes == VCodes::f16) q.range = sums_in_f16(s) ? 65504.0f / static_cast<float>(s.scheme.tile_n) : 65504.0f;
   q.flag_ratio = s.scheme.flag_ratio;
   q.channel = c3 ? b.v_scale : scratch.v_absmax;
   q.v_scale = b.v_scale;

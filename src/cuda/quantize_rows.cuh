@@ -1,6 +1,8 @@
 // Rows of q and k to int8 (docs/methods.md part 2, K and Q): mean, rotation, scales and codes from one read. Built without FMA contraction: every
 // result is specified to the bit.
 #pragma once
+#include <type_traits>
+
 #include "core/rotation.h"
 #include "cuda/device/rows.cuh"
 #include "cuda/quantize.h"
@@ -8,13 +10,13 @@
 namespace chitu::cuda {
 
 // One level of the tree sum over rows: a lane gives half of its values to the lane kMask away and adds what it gets to the other half. x and y may be one.
-template <int kMask, int kCount, bool kFirst>
+template <int kMask, int kCount, bool kScale>
 __device__ __forceinline__ void halve(const float* x, float* y) {
   const bool high = threadIdx.x & kMask;
 #pragma unroll
   for (int i = 0; i < kCount / 2; ++i) {
     float keep = high ? x[kCount / 2 + i] : x[i], give = high ? x[i] : x[kCount / 2 + i];
-    if (kFirst) keep = __fmul_rn(keep, 0.0078125f), give = __fmul_rn(give, 0.0078125f);
+    if (kScale) keep = __fmul_rn(keep, 0.0078125f), give = __fmul_rn(give, 0.0078125f);
     y[i] = __fadd_rn(keep, __shfl_xor_sync(~0u, give, kMask));
   }
 }
@@ -31,7 +33,9 @@ template <class Element, int kValues>
 __device__ __forceinline__ void tile_mean(const float (&x)[kValues], int count, int head_dim, float* part, float* mean, Element* out) {
   constexpr int kBucket = kValues * 4;
   float y[kValues / 2];
-  halve<16, kValues, true>(x, y);
+  // The slots hold x * 2^-7, so that the sum cannot overflow. f16 cannot overflow or vanish in f32: there one factor at the end gives the same bits.
+  constexpr bool kLate = std::is_same_v<Element, __half>;
+  halve<16, kValues, !kLate>(x, y);
   halve<8, kValues / 2, false>(y, y);
   halve<4, kValues / 4, false>(y, y);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -49,6 +53,7 @@ __device__ __forceinline__ void tile_mean(const float (&x)[kValues], int count, 
 #pragma unroll
       for (int w = 0; w < 8; ++w)
         if (w < stride) s[w] = __fadd_rn(s[w], s[w + stride]);
+    if (kLate) s[0] = __fmul_rn(s[0], 0.0078125f);
     const float m = __fmul_rn(s[0], __fdiv_rn(128.0f, static_cast<float>(count)));
     mean[d] = d < head_dim ? rounded_to(m, Element{}) : 0.0f;
     if (d < code_dim(head_dim)) store_as(out + d, d < head_dim ? m : 0.0f);
@@ -65,8 +70,8 @@ __device__ __forceinline__ void rotate(float (&x)[kValues], int head_dim) {
   const int quad_lane = threadIdx.x % 4;
 #pragma unroll
   for (int i = 0; i < kValues; ++i) {
-    const uint32_t sign = core::rotation_sign_word(i / 8) >> (quad_lane * 8 + i % 8) << 31;
-    x[i] = __uint_as_float(__float_as_uint(x[i]) ^ sign);
+    const uint32_t signs = core::rotation_sign_word(i / 8) >> (quad_lane * 8);  // one shift per chunk
+    x[i] = __uint_as_float(__float_as_uint(x[i]) ^ (signs << (31 - i % 8) & 0x80000000u));
   }
   auto inside = [&](int i, int stride) { return kWhole || rotation_block(channel_of(i), head_dim) > stride; };
   auto in_thread = [&](int step, int stride) {  // values `step` apart are channels `stride` apart
@@ -86,7 +91,7 @@ __device__ __forceinline__ void rotate(float (&x)[kValues], int head_dim) {
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
       const float other = __shfl_xor_sync(~0u, x[i], mask);
-      const float y = quad_lane & mask ? __fsub_rn(other, x[i]) : __fadd_rn(x[i], other);
+      const float y = __fmaf_rn(x[i], quad_lane & mask ? -1.0f : 1.0f, other);  // other - x or other + x: the product is exact
       if (inside(i, 8 * mask)) x[i] = y;
     }
 #pragma unroll

@@ -26,11 +26,11 @@ struct TilePlace {
   }
 };
 
-// Power of two that brings a channel of absmax a into f16; 1 where it fits already.
-__device__ __forceinline__ float f16_channel_scale(float a) {
-  if (!(a > 65504.0f) || !core::is_finite(a)) return 1.0f;
-  const int n = ilogbf(a) - 15;
-  return ldexpf(1.0f, ldexpf(a, -n) > 65504.0f ? n + 1 : n);
+// Smallest power of two that brings a channel of absmax a below limit; 1 where it is already.
+__device__ __forceinline__ float f16_channel_scale(float a, float limit) {
+  if (!(a > limit) || !core::is_finite(a)) return 1.0f;
+  const int n = max(0, ilogbf(a) - ilogbf(limit));
+  return ldexpf(1.0f, ldexpf(a, -n) > limit ? n + 1 : n);
 }
 
 // f16 copies of V, and e4m3 codes or their values.
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kRowThreads) v_rows_kernel(const __grid_consta
     const float a = p.channel != nullptr ? p.channel[at.channel0 + d] : 0.0f;
     float scale;
     if (codes == VCodes::f16) {
-      scale = f16_channel_scale(a);
+      scale = f16_channel_scale(a, p.range);
       if (valid) p.v16[to + d] = __half_as_ushort(__float2half_rn(x[i] * (1.0f / scale)));
     } else if (codes == VCodes::copy) {
       scale = 1.0f;

@@ -120,6 +120,16 @@ core::Scheme GpuCall::executed(const AttentionOptions& options, std::string* row
   throw std::runtime_error("no such row: " + name);
 }
 
+std::vector<std::string> GpuCall::rows(const AttentionOptions& options) {
+  core::Problem p = core::validate(args_, options);
+  p.caps = cuda::backend().caps(p.device);
+  p.scheme = core::resolve_scheme(options.method, p.dtype, options.scheme);
+  std::vector<std::string> names;
+  for (const core::Kernel& k : cuda::backend().kernels)
+    if (k.why_not(p).empty()) names.push_back(k.name);
+  return names;
+}
+
 void GpuCall::run_reference(const AttentionOptions& options) {
   const core::Scheme scheme = executed(options);
   AttentionOptions o = options;

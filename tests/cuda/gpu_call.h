@@ -59,6 +59,8 @@ class GpuCall {
   void download_results();
   /// Runs the specification of the scheme that `kernel` executes, into the host call's out and lse.
   void run_reference(const AttentionOptions& options);
+  /// Names of the rows that serve these options.
+  std::vector<std::string> rows(const AttentionOptions& options);
   /// The scheme that the row chosen for these options executes.
   core::Scheme executed(const AttentionOptions& options, std::string* row = nullptr);
 

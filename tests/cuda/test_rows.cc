@@ -6,8 +6,7 @@
 #include <random>
 
 #include "core/validate.h"
-#include "eval/compare.h"
-#include "eval/exact64.h"
+#include "eval/fill.h"
 #include "gpu_call.h"
 
 namespace chitu::test {
@@ -32,6 +31,12 @@ double bar(Method m) {
   }
 }
 
+/// Splits of a decoding step start a running maximum of their own, so codes of P that are rounded against it differ from those of the unsplit scheme:
+/// two independent roundings of P instead of one.
+bool rounds_against_the_split(const CallSpec& s, Method m) {
+  return s.seqlen_q <= 16 && !s.packed() && s.seqlen_k > 1024 && (m == Method::sage2 || m == Method::int_flash);
+}
+
 /// Against fp64, plain Gaussian inputs.
 double exact_bar(Method m) {
   switch (m) {
@@ -50,17 +55,17 @@ double exact_bar(Method m) {
 
 double rounding_of(DType out) { return out == DType::f32 ? 0.0 : out == DType::f16 ? 6e-4 : 5e-3; }
 
-std::string check(const CallSpec& spec, Method method, bool against_fp64 = false) {
-  TestCall host(spec);
-  GpuCall gpu(host);
-  const AttentionOptions options = host.options(method);
+std::string check_row(TestCall& host, GpuCall& gpu, const AttentionOptions& options, bool against_fp64) {
+  const CallSpec& spec = host.spec();
+  const Method method = options.method;
   if (std::string fault = gpu.run(options); !fault.empty()) return fault;
   const auto out = host.out(), lse = host.lse();
   if (std::string fault = gpu.run(options, nullptr, 0x5A); !fault.empty()) return fault;
   if (!same_bits(out, host.out()) || !same_bits(lse, host.lse())) return "a second run, with other bytes in the outputs and the workspace, gave other bits";
   gpu.run_reference(options);
   const Difference d = difference(out, host.out());
-  const double allowed = bar(method) * (spec.dtype == DType::bf16 ? 4 : 1) + rounding_of(spec.out_dtype), l = largest_difference(lse, host.lse());
+  const double own = rounds_against_the_split(spec, method) ? 0.05 : bar(method) * (spec.dtype == DType::bf16 ? 4 : 1);
+  const double allowed = own + rounding_of(spec.out_dtype), l = largest_difference(lse, host.lse());
   double most = 0;
   for (float x : host.lse())
     if (std::isfinite(x)) most = std::max(most, static_cast<double>(std::fabs(x)));
@@ -70,6 +75,7 @@ std::string check(const CallSpec& spec, Method method, bool against_fp64 = false
   if (!against_fp64) return {};
   AttentionOptions exact = options;
   exact.method = Method::exact;
+  exact.kernel.clear();
   core::Problem p = core::validate(host.args(), exact);
   p.scheme = core::default_scheme(Method::exact, DType::f32);
   core::Workspace none(nullptr, 0);
@@ -77,6 +83,18 @@ std::string check(const CallSpec& spec, Method method, bool against_fp64 = false
   ref::backend().kernels[0].run({p, expanded, nullptr}, none);
   const double e = difference(out, host.out()).nrmse, limit = exact_bar(method) * (spec.dtype == DType::bf16 ? 2 : 1) + rounding_of(spec.out_dtype);
   if (!(e <= limit)) return "nrmse against fp64 " + std::to_string(e) + ", allowed " + std::to_string(limit);
+  return {};
+}
+
+/// Every row that serves the call.
+std::string check(const CallSpec& spec, Method method, bool against_fp64 = false) {
+  TestCall host(spec);
+  GpuCall gpu(host);
+  const auto rows = gpu.rows(host.options(method));
+  if (rows.empty()) return "no row serves it";
+  for (const std::string& row : rows) {
+    if (std::string fault = check_row(host, gpu, host.options(method, row), against_fp64); !fault.empty()) return row + ": " + fault;
+  }
   return {};
 }
 

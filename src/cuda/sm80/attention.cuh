@@ -135,7 +135,7 @@ __device__ __forceinline__ void fold_pv_int8(uint32_t v_tile, int block, const u
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
-    int acc[4] = {};
+    int acc[4] = {kMagic, kMagic, kMagic, kMagic};  // |sum| <= 255 * 127 * 128 < 2^22
 #pragma unroll
     for (int u = 0; u < T::kTileN / 32; u += 2) {
       uint32_t b[4];
@@ -149,7 +149,7 @@ __device__ __forceinline__ void fold_pv_int8(uint32_t v_tile, int block, const u
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       float& y = o[4 * block + c][e];
-      y = fmaf(y, fold.keep[e / 2], static_cast<float>(acc[e]) * fold.weight[e / 2]);
+      y = fmaf(y, fold.keep[e / 2], (__int_as_float(acc[e]) - __int_as_float(kMagic)) * fold.weight[e / 2]);
     }
     if constexpr (T::kPv == Pv::u8) {
       if (fold.shifted) {
@@ -199,11 +199,18 @@ struct Attention {
     bias[1] = tile_bias.of(tile, 1);
   }
 
-  __device__ __forceinline__ void weights(int n, const float (&bias)[2], float (&x)[T::kBlocks][4], uint32_t (&pk)[T::kWords], Fold& fold) {
+  __device__ __forceinline__ ValueTile value_tile(int n) const {
     if constexpr (T::kPv == Pv::u8) {
       const std::int64_t tile = head_tiles + n;
       const float* t = p.token_scale + tile * kTile;
-      const ValueTile v = {t + threadIdx.x % 4 * 2, t[0], p.flagged[tile] != 0};
+      return {t + threadIdx.x % 4 * 2, t[0], p.flagged[tile] != 0};
+    } else {
+      return {};
+    }
+  }
+
+  __device__ __forceinline__ void weights(const ValueTile& v, const float (&bias)[2], float (&x)[T::kBlocks][4], uint32_t (&pk)[T::kWords], Fold& fold) {
+    if constexpr (T::kPv == Pv::u8) {
       weights_u8<T>(v, bias, x, pk, state, fold);
     } else if constexpr (T::kPv == Pv::s8) {
       weights_s8<T>(bias, x, pk, state, fold);
@@ -223,13 +230,14 @@ struct Attention {
       float scale[2], bias[2], x[T::kBlocks][4];
       const float* token_scale = nullptr;
       k_scales(n, scale, token_scale);
+      const ValueTile v = value_tile(n);  // read before the product, which hides the latency
       bias_of_tile(n, first, bias);
       typename T::Score s[T::kBlocks][4];
       multiply_qk<T>(p, rows, q, stage, s);
       scale_scores<T>(p, rows, scale, token_scale, s, x);
       if (!w.full(i - threadIdx.x % 32 / 4, n * T::kTileN, T::kTileN)) mask_band<T>(w, i, n, x);
       if (p.dense != nullptr) mask_dense<T>(p, w, i, n, x);
-      weights(n, bias, x, pk, fold);
+      weights(v, bias, x, pk, fold);
     }
 #pragma unroll
     for (int block = 0; block < T::kHeadDim / 32; ++block) {
@@ -276,7 +284,7 @@ struct Attention {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 1) attention_kernel(const __grid_constant__ AttentionParams p) {
+__global__ void __launch_bounds__(kThreads, T::kBlocksPerSm) attention_kernel(const __grid_constant__ AttentionParams p) {
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ Work work;
   if (threadIdx.x == 0) decode_work<T>(p, work);

@@ -26,7 +26,7 @@ struct TileBias {
     } else {
       const uint16_t* q[2] = {row_of<uint16_t>(p.q, w.tensor_batch, rows[0], w.head), row_of<uint16_t>(p.q, w.tensor_batch, rows[1], w.head)};
       const uint16_t* mean = static_cast<const uint16_t*>(p.k_mean) + (mean_row + min(first_tile + lane / 4, last_tile)) * dim + lane % 4 * 2;
-#pragma unroll 2
+#pragma unroll 4  // loads of four steps in flight: nothing else hides them
       for (int d = 0; d < dim; d += 16) {
         uint32_t a[4];
 #pragma unroll

@@ -34,7 +34,8 @@ __device__ __forceinline__ void epilogue(const AttentionParams& p, const Work& w
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     constexpr bool kWhole = T::kPv == Pv::u8, kTwoSums = T::kPv == Pv::u8 || T::kPv == Pv::e4m3;
-    const float l = kWhole ? state.l[r] : quad_sum(state.l[r]);
+    const float share = quad_sum(state.l[r]);
+    const float l = kWhole || p.sum_quantized ? state.l[r] : share;
     const float true_sum = kWhole ? state.lse_sum[r] : kTwoSums ? quad_sum(state.lse_sum[r]) : l;
     const int row = i + 8 * r;
     if (row >= w.q_len) continue;

@@ -22,7 +22,8 @@ __device__ __forceinline__ uint32_t quad_sum(uint32_t x) {
 }
 
 struct RowState {
-  float m[2], l[2], lse_sum[2];  // maximum; normaliser; sum of unrounded P. The sums are this thread's share, except with u8 P
+  float m[2], l[2], lse_sum[2];  // maximum; normaliser; sum of unrounded P. The sums are this thread's share, except with u8 P and where
+                                 // the rounded P are summed
 
   __device__ __forceinline__ void reset() {
 #pragma unroll
@@ -170,7 +171,7 @@ __device__ __forceinline__ void weights_half(const AttentionParams& p, const flo
 template <class T>
 __device__ __forceinline__ void weights_e4m3(const AttentionParams& p, const float (&bias)[2], float (&x)[T::kBlocks][4], uint32_t (&pk)[T::kWords],
                                              RowState& state, Fold& fold) {
-  float top[2], offset[2], sum[2], rounded[2] = {};
+  float top[2], offset[2], sum[2];
   row_max<T>(x, top);
   const float level[2] = {top[0] + bias[0], top[1] + bias[1]};
   raise(level, 0.0f, state, fold.keep);
@@ -184,16 +185,18 @@ __device__ __forceinline__ void weights_e4m3(const AttentionParams& p, const flo
 #pragma unroll
   for (int j = 0; j < T::kBlocks; ++j)
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      pk[2 * j + r] = round_e4m3(x[j][2 * r], x[j][2 * r + 1]);
-      if (p.sum_quantized) {
-        const float2 f = __half22float2(*reinterpret_cast<const __half2*>(&pk[2 * j + r]));
-        rounded[r] += f.x + f.y;
-      }
+    for (int r = 0; r < 2; ++r) pk[2 * j + r] = round_e4m3(x[j][2 * r], x[j][2 * r + 1]);
+  float total[4] = {};  // rows g, g, g + 8, g + 8: sums of the rounded P over all keys, by a column of ones
+  if (p.sum_quantized) {
+#pragma unroll
+    for (int u = 0; u < T::kTileN / 16; ++u) {
+      const uint32_t a[4] = {pk[4 * u], pk[4 * u + 1], pk[4 * u + 2], pk[4 * u + 3]};
+      ptx::mma_m16n8k16_f16(total, a, 0x3c003c00u, 0x3c003c00u);
     }
+  }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    state.l[r] = state.l[r] * fold.keep[r] + fold.weight[r] * (p.sum_quantized ? rounded[r] : sum[r]);
+    state.l[r] = state.l[r] * fold.keep[r] + fold.weight[r] * (p.sum_quantized ? total[2 * r] : sum[r]);
     state.lse_sum[r] = state.lse_sum[r] * fold.keep[r] + fold.weight[r] * sum[r];
   }
 }

@@ -1,8 +1,6 @@
 // Tiles of K and V into shared memory, fragments out of it.
 #pragma once
-#include "cuda/device/ptx/cp_async.cuh"
-#include "cuda/device/ptx/mma.cuh"
-#include "cuda/device/ptx/mma_int8.cuh"
+#include "cuda/sm80/ptx.cuh"
 #include "cuda/sm80/work.cuh"
 
 namespace chitu::cuda::sm80 {

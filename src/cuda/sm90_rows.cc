@@ -1,0 +1,111 @@
+#include "cuda/sm90_rows.h"
+
+#include "cuda/attention_call.h"
+#include "cuda/sm90/params.h"
+
+namespace chitu::cuda {
+namespace {
+
+using core::Problem;
+
+sm90::Float float_of(DType t) { return t == DType::f32 ? sm90::Float::f32 : t == DType::bf16 ? sm90::Float::bf16 : sm90::Float::f16; }
+sm90::View view_of(const View& v) { return {v.data, v.batch, v.seq, v.head}; }
+
+/// The numbers of a problem; pointers and strides are filled in later, and stand here for 16-byte aligned ones.
+sm90::AttentionParams params_of(const Problem& p) {
+  sm90::AttentionParams x{};
+  x.input = float_of(p.dtype);
+  x.output = float_of(p.out_dtype);
+  x.batch = static_cast<int>(p.batch);
+  x.num_heads_q = static_cast<int>(p.num_heads_q);
+  x.num_heads_kv = static_cast<int>(p.num_heads_kv);
+  x.head_dim = static_cast<int>(p.head_dim);
+  x.seqlen_q = static_cast<int>(p.seqlen_q);
+  x.seqlen_k = static_cast<int>(p.seqlen_k);
+  x.seqlen_q_padded = static_cast<int>(div_up(p.seqlen_q, kTile) * kTile);
+  x.tiles_k = static_cast<int>(div_up(p.seqlen_k, kTile));
+  x.softmax_scale = p.softmax_scale;
+  x.window_left = p.mask.left < core::kNoLimit ? p.mask.left : sm90::kUnbounded;
+  x.window_right = p.mask.right < core::kNoLimit ? p.mask.right : sm90::kUnbounded;
+  x.diagonal = p.mask.diagonal;
+  x.diagonal_from_length = p.mask.bottom_right;
+  x.num_sms = p.caps.sm_count;
+  x.q = x.k = x.v = {nullptr, 8, 8, 8};
+  return x;
+}
+
+std::string why_not(const Problem& p) {
+  if (p.caps.capability != 90) return "needs a Hopper GPU (compute capability 9.0)";
+  if (p.packed) return "does not take packed sequences (cu_seqlens)";
+  if (p.dense_mask != core::DenseMask::none) return "does not take a dense mask";
+  if (p.head_dim_v != p.head_dim) return "wants head_dim_v equal to head_dim";
+  if (p.dtype == DType::f32) return "reads f16 and bf16, not f32";
+  if (!p.aligned16) return "wants rows that start at multiples of 16 bytes";
+  if (p.seqlen_k == 0) return "wants at least one key";
+  if (p.seqlen_q >= 0x7fffff00 || p.seqlen_k >= 0x7fffff00 || p.batch * p.num_heads_q > (1 << 20)) return "wants at most 2^20 heads and 2^29 tokens";
+  return {};
+}
+
+std::string supported(const char* reason) { return reason == nullptr ? std::string() : std::string("the Hopper kernel does not take this call: ") + reason; }
+
+void fill_tensors(const core::Call& call, sm90::AttentionParams& x) {
+  const AttentionArgs& a = call.args;
+  x.q = view_of(make_view(a.q));
+  x.out = a.out.data;
+  x.out_batch_stride = a.out.stride[0], x.out_seq_stride = a.out.stride[1], x.out_head_stride = a.out.stride[2];
+  x.lse = call.problem.has_lse ? a.lse.data : nullptr;
+  x.lse_batch_stride = a.lse.stride[0], x.lse_head_stride = a.lse.stride[1], x.lse_seq_stride = a.lse.stride[2];
+  x.seqlens_k = call.problem.padded ? a.sequences.seqlens_k : nullptr;
+}
+
+}  // namespace
+
+core::Scheme sm90_executes(const Problem& p) {
+  core::Scheme s = p.scheme;
+  s.reverse = true;
+  return s;
+}
+
+std::string sm90_int8_f16_why_not(const Problem& p) {
+  const core::Scheme& s = p.scheme;
+  if (s.method != Method::chitu) return "computes method chitu only";
+  if (std::string why = why_not(p); !why.empty()) return why;
+  sm90::AttentionParams x = params_of(p);
+  const std::int8_t some = 0;
+  x.k_mean = &some;  // supports() asks only whether there is one
+  return supported(sm90::supports_int8_f16(x));
+}
+
+std::string sm90_f16_f16_why_not(const Problem& p) {
+  if (p.scheme.method != Method::exact) return "computes method exact only";
+  if (p.quantized_kv) return "reads k and v, not a QuantizedKV";
+  if (std::string why = why_not(p); !why.empty()) return why;
+  return supported(sm90::supports_f16_f16(params_of(p)));
+}
+
+void run_sm90_int8_f16(const core::Call& call, core::Workspace& ws) {
+  const DeviceGuard guard(call.problem.device.index);
+  const Operands o = prepare(call, ws);
+  if (ws.measuring()) return;
+  sm90::AttentionParams x = params_of(call.problem);
+  fill_tensors(call, x);
+  x.q8 = o.q.codes;
+  x.q_scale = o.q.scale;
+  x.k8 = o.kv.k8;
+  x.k_scale = o.kv.k_scale;
+  x.k_mean = o.kv.k_mean;
+  x.v = view_of(o.v);
+  CHITU_CUDA(sm90::launch_int8_f16(x, stream_of(call.stream)));
+}
+
+void run_sm90_f16_f16(const core::Call& call, core::Workspace& ws) {
+  if (ws.measuring()) return;
+  const DeviceGuard guard(call.problem.device.index);
+  sm90::AttentionParams x = params_of(call.problem);
+  fill_tensors(call, x);
+  x.k = view_of(make_view(call.args.k));
+  x.v = view_of(make_view(call.args.v));
+  CHITU_CUDA(sm90::launch_f16_f16(x, stream_of(call.stream)));
+}
+
+}  // namespace chitu::cuda

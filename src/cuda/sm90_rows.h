@@ -1,0 +1,18 @@
+#pragma once
+
+// The Hopper kernels (sm90/) as rows of the table.
+
+#include <string>
+
+#include "core/kernel.h"
+
+namespace chitu::cuda {
+
+std::string sm90_int8_f16_why_not(const core::Problem& p);
+std::string sm90_f16_f16_why_not(const core::Problem& p);
+void run_sm90_int8_f16(const core::Call& call, core::Workspace& ws);
+void run_sm90_f16_f16(const core::Call& call, core::Workspace& ws);
+/// Key tiles are visited last to first.
+core::Scheme sm90_executes(const core::Problem& p);
+
+}  // namespace chitu::cuda
