@@ -82,20 +82,20 @@ class Lab {
     return o;
   }
 
-  /// Power-of-two weight per channel: q * w, k / w leaves q.k alone and evens out the channels' sizes. w = 2^trunc(log2(size / median size) / 2), size the
-  /// mean absolute residual of every `step`-th of the first `rows` keys (with use_q: divided by Q's): nothing happens below a ratio of 4.
+  /// Power-of-two weight per channel: q * w, k / w leaves q.k alone and evens out the channels' sizes. w = 2^trunc((e - median e) / 2), e the binary
+  /// exponent of the mean absolute residual of every `step`-th of the first `rows` keys (with use_q: divided by Q's): nothing happens below a ratio of 2.
   void balance(Operands& o, bool use_q, std::int64_t rows, std::int64_t step) const {
     std::vector<double> w(static_cast<std::size_t>(o.k.dim));
     for (std::int64_t d = 0; d < o.k.dim; ++d) {
       double k = 0, q = 0;
       for (std::int64_t j = 0; j < std::min(rows, o.k.rows); j += step) k += std::fabs(o.k.row(j)[d]);
       for (std::int64_t i = 0; i < h_.seqlen_q; i += 8) q += std::fabs(h_.q[static_cast<std::size_t>(i * h_.head_dim + d)]);
-      w[static_cast<std::size_t>(d)] = k > 0 && q > 0 ? std::log2(use_q ? k / q : k) / 2 : 0;
+      w[static_cast<std::size_t>(d)] = k > 0 && q > 0 ? std::floor(std::log2(use_q ? k / q : k)) : 0;
     }
     std::vector<double> sorted = w;
     std::sort(sorted.begin(), sorted.end());
     for (std::int64_t d = 0; d < o.k.dim; ++d) {
-      const float f = static_cast<float>(std::exp2(std::trunc(w[static_cast<std::size_t>(d)] - sorted[(sorted.size() - 1) / 2])));
+      const float f = static_cast<float>(std::exp2(std::trunc((w[static_cast<std::size_t>(d)] - sorted[(sorted.size() - 1) / 2]) / 2)));
       for (std::int64_t i = 0; i < o.q.rows; ++i) o.q.row(i)[d] *= f;
       for (std::int64_t j = 0; j < o.k.rows; ++j) o.k.row(j)[d] /= f;
     }
