@@ -24,8 +24,9 @@ struct Traits {
   static constexpr bool kOverlap = kOverlap_;
   static constexpr int kTileM = 64 * kWarpgroups;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
-  static constexpr int kProducerRegisters = 32;
-  static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 240 : 160;
+  // Together at most what the launch allots, threads * the entry's registers (168 or 128): one more and setmaxnreg waits for ever.
+  static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 32;
+  static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 232 : 160;
   static constexpr int kScores = kTileN / 2;  // accumulators of S per thread
   using Score = std::conditional_t<kInt8Qk, int32_t, float>;
   using Float16 = std::conditional_t<kBf16, __nv_bfloat16, __half>;
@@ -56,6 +57,7 @@ struct Traits {
   static_assert(kSharedBytes <= 227 * 1024);
   static_assert(kQBytes % 1024 == 0 && kQ16Bytes % 1024 == 0 && kKBytes % 1024 == 0 && kVBytes % 1024 == 0);
   static_assert(kScaleTile % kTileN == 0);
+  static_assert(kProducerRegisters + kWarpgroups * kConsumerRegisters <= (65536 / kThreads / 8 * 8) * (kWarpgroups + 1));
 };
 
 struct Barriers {
