@@ -1,0 +1,57 @@
+"""Seeded bugs: (name, file, text that occurs exactly once, replacement, the test binary that must fail, its filter).
+
+The script fails when a text no longer matches, so a mutant cannot fade away. DIRECT: tests that need a few sources only and are built without the library.
+"""
+
+DIRECT = {
+    "test_mask": [],
+    "test_codec": [],
+    "test_views": [],
+    "test_scheme": ["src/core/scheme.cc"],
+}
+
+FRONT = [
+    ("causal sees one key more", "src/core/mask.h", "  CHITU_HD KeyRange keys(std::int64_t i) const {\n    std::int64_t b = i + diagonal - left, e = i + diagonal + right + 1;",
+     "  CHITU_HD KeyRange keys(std::int64_t i) const {\n    std::int64_t b = i + diagonal - left, e = i + diagonal + right + 2;", "test_mask", "*"),
+    ("causal is always top-left", "src/core/mask.h", "m.bottom_right ? seqlen_k_ - seqlen_q : m.diagonal", "m.bottom_right ? 0 : m.diagonal", "test_mask", "*"),
+    ("a partly visible tile counts as full", "src/core/mask.h", "j1 - 1 <= i0 + diagonal + right", "j1 - 2 <= i0 + diagonal + right", "test_mask", "*"),
+    ("a packed sequence runs into its neighbour", "src/core/kernel.h", "clamp(cu_k[b + 1] - k0, 0,", "clamp(cu_k[b + 1] - k0 + 1, 0,", "test_mask", "*"),
+    ("f16 rounds ties away", "src/core/codec.h", "const std::uint32_t r = a + 0xfffu + ((a >> 13) & 1);", "const std::uint32_t r = a + 0x1000u;", "test_codec", "*"),
+    ("absmax drops NaN", "src/core/codec.h", "bits_f32(ua > ub ? ua : ub)", "bits_f32(ua > ub && ua <= 0x7f800000u ? ua : ub)", "test_codec", "*"),
+    ("a zero group divides by zero", "src/core/codec.h", "if (a < kZeroGroup) return {0.0f, 0.0f};", "if (a < 0.0f) return {0.0f, 0.0f};", "test_codec", "*"),
+    ("rotation without its signs", "src/core/rotation.h", "if (rotation_sign(d)) x[d] = -x[d];", "if (rotation_sign(d)) x[d] = +x[d];", "test_codec", "Rotation.*"),
+    ("outputs may overlap themselves by one", "src/core/views.h", "v.stride[i] > reach, name", "v.stride[i] >= reach, name", "test_views", "*"),
+    ("K groups of a tile merged", "src/core/scheme.cc", "constexpr Grain kTileThread{128, 4};", "constexpr Grain kTileThread{128, 1};", "test_scheme", "*"),
+    ("scale NaN accepted", "src/core/validate.cc", "CHITU_CHECK(std::isfinite(p.softmax_scale)", "CHITU_CHECK(!std::isinf(p.softmax_scale)", "test_validate", "*"),
+    ("lse may lie in the mask", "src/core/validate.cc", "  apart(\"lse\", \"mask\", lse, byte_range(\"mask\", a.mask));\n", "", "test_validate", "*"),
+    ("seqlens_k one too long accepted", "src/core/validate.cc", "s.seqlens_k[b] <= p.seqlen_k,", "s.seqlens_k[b] <= p.seqlen_k + 1,", "test_validate", "*"),
+    ("a forced kernel is a wish", "src/attention.cc", "if (!options.kernel.empty() && options.kernel != row.name) return", "if (false) return", "test_plan", "*Forced*"),
+    ("run trusts the shapes", "src/attention.cc", "CHITU_CHECK(p == impl.problem,", "CHITU_CHECK(p.dtype == impl.problem.dtype,", "test_validate", "*Run*"),
+    ("automatic takes chitu_fast", "src/core/policy.h", "? Method::chitu_int8 : Method::chitu;", "? Method::chitu_fast : Method::chitu;", "test_plan", "*Automatic*"),
+]
+
+REFERENCE = [
+    ("lse without the subtracted mean", "src/reference/attend.cc", "+ std::fabs(p_.softmax_scale) * shift)", "+ 0 * shift)", "test_kernels", "Cases/*/1?"),
+    ("row sum is not rescaled", "src/reference/attend.cc", "  r.normaliser *= shrink;\n", "", "test_kernels", "Cases/*/0"),
+    ("negative scale keeps the sign of q", "src/reference/attend.cc", "quantize_queries(p.scheme, q, p.softmax_scale < 0,", "quantize_queries(p.scheme, q, false,", "test_kernels", "Cases/*/2?"),
+]
+
+CPU = [
+    ("query heads of a group start at the KV head", "src/cpu/call.cc", "const std::int64_t head_q = item.head * p.group();", "const std::int64_t head_q = item.head;", "test_properties", "*Grouped*"),
+    ("merge reads an empty side", "src/cpu/merge.cc", "const float a = empty_a ? 0.0f : wa * oa[d]", "const float a = wa * oa[d]", "test_merge", "*Empty*"),
+    ("merge forgets the level", "src/cpu/merge.cc", "m0 + std::log(z)", "std::log(z)", "test_merge", "*"),
+    ("cache ignores the lengths", "src/cpu/quantized.cc", "lengths[b] = work.sequence(b).range.k_len;", "lengths[b] = q.seqlen_k;", "test_quantize_kv", "*Decoding*"),
+    ("mean of a ragged tile over all its slots", "src/cpu/device/quantize-inl.h", "Simd::set(128.0f / static_cast<float>(count))", "Simd::set(128.0f / static_cast<float>(kTile))",
+     "test_kernels", "Cases/*/0"),
+    ("K scale of the neighbouring group", "src/cpu/device/lut_softmax-inl.h", "Simd::mul(Simd::load(t.q_factor + v * kL), Simd::set(t.head->k_scale[g]));\n    off[g]",
+     "Simd::mul(Simd::load(t.q_factor + v * kL), Simd::set(t.head->k_scale[g ^ 1]));\n    off[g]", "test_kernels", "Cases/*/0"),
+    ("lost weights are not put back", "src/cpu/device/lut_softmax-inl.h", "const F fix = Simd::select(fixed, Simd::mul(Simd::to_f(diff), Simd::set(1.0f / 128)), Simd::zero());",
+     "const F fix = Simd::select(fixed, Simd::zero(), Simd::zero());", "test_kernels", "Cases/*"),
+    ("the row's maximum is kept, its sum is not", "src/cpu/device/float_softmax-inl.h", "Simd::mul(Simd::load(state.sum + v * kL), keep)", "Simd::load(state.sum + v * kL)", "test_kernels", "Cases/*/0"),
+    ("the tail of a window is one key short", "src/cpu/device/block-inl.h", "smaller<std::int64_t>(a.seqlen_k, i + a.diagonal + a.right + 1)", "smaller<std::int64_t>(a.seqlen_k, i + a.diagonal + a.right)",
+     "test_kernels", "Cases/*/1"),
+    ("amax of V forgets the last vector", "src/cpu/device/quantize-inl.h", "for (int d = 0; d < width; d += kL) m = Simd::max_i(m,", "for (int d = 0; d + kL < width; d += kL) m = Simd::max_i(m,",
+     "test_kernels", "Cases/*/0"),
+]
+
+MUTANTS = FRONT + REFERENCE + CPU
