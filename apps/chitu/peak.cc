@@ -22,6 +22,7 @@ double dot_peak_tflops(int threads) {
     std::vector<double> rates(static_cast<size_t>(threads), 0.0);
     std::atomic<int> ready{0};
     std::vector<std::thread> pool;
+    pool.reserve(static_cast<size_t>(threads));
     for (int t = 0; t < threads; ++t) {
       pool.emplace_back([&, t] {
         ready.fetch_add(1);
