@@ -10,33 +10,38 @@ namespace chitu::cpu {
 namespace {
 
 constexpr int kVectors = kTile / kL;        // vectors of keys in a tile
+// Into L2, not L1: lines on their way from memory to L1 hold one of its 24 miss buffers each, which is slower than no prefetch at all (10 GB/s per core
+// where this gives 16).
+constexpr int kDecodeAhead = 16384;
+CHITU_INLINE void prefetch_ahead(const unsigned char* p) {
+  Simd::prefetch_l2(p + kDecodeAhead);
+  Simd::prefetch_l2(p + kDecodeAhead + 64);
+}
 constexpr int kDecodeRows = kMq / 4;        // beyond, queries in lanes are faster
 
-/// s[row][128] for kRows rows; codes as quantize_queries leaves them, from the first row on.
+/// s[row][128] for kRows rows; codes as quantize_queries leaves them, from the first row on. Reads K from front to back.
 template <int kRows>
-inline void scores_decode(const unsigned char* k, const std::int8_t* codes, const std::int32_t* start, int dk, std::int32_t* s, Prefetcher next) {
-  for (int j = 0; j < kVectors; j += 2) {
-    I acc[2][kRows];
-    CHITU_UNROLL
-    for (int r = 0; r < kRows; ++r) acc[0][r] = acc[1][r] = Simd::set_i(start[r]);
-    const int t0 = j * kL, t1 = t0 + kL;
-    const unsigned char *k0 = k + static_cast<std::int64_t>(t0 / 16) * 16 * dk + t0 % 16 * 4, *k1 = k + static_cast<std::int64_t>(t1 / 16) * 16 * dk + t1 % 16 * 4;
-    const std::int8_t* q = codes;
-    for (int d = 0; d < dk; d += 4, k0 += 64, k1 += 64, q += kMq * 4) {
-      const Simd::U8 u0 = Simd::load_u8(k0), u1 = Simd::load_u8(k1);
-      CHITU_UNROLL
-      for (int r = 0; r < kRows; ++r) {
-        const Simd::S8 qr = Simd::bcast_s8(q + 4 * r);
-        Simd::dot(acc[0][r], u0, qr);
-        Simd::dot(acc[1][r], u1, qr);
-      }
-    }
-    next.step();
+inline void scores_decode(const unsigned char* k, const std::int8_t* codes, const std::int32_t* start, int dk, std::int32_t* s) {
+  for (int t0 = 0; t0 < kTile; t0 += kL) {
+    I acc[2][kRows];  // two chains, for the latency of the dot product
     CHITU_UNROLL
     for (int r = 0; r < kRows; ++r) {
-      Simd::store_i(s + r * kTile + t0, acc[0][r]);
-      Simd::store_i(s + r * kTile + t1, acc[1][r]);
+      acc[0][r] = Simd::set_i(start[r]);
+      acc[1][r] = Simd::zero_i();
     }
+    const unsigned char* kp = k + static_cast<std::int64_t>(t0 / 16) * 16 * dk + t0 % 16 * 4;
+    const std::int8_t* q = codes;
+    for (int d = 0; d < dk; d += 8, kp += 128, q += 2 * kMq * 4) {
+      const Simd::U8 u0 = Simd::load_u8(kp), u1 = Simd::load_u8(kp + 64);
+      prefetch_ahead(kp);
+      CHITU_UNROLL
+      for (int r = 0; r < kRows; ++r) {
+        Simd::dot(acc[0][r], u0, Simd::bcast_s8(q + 4 * r));
+        Simd::dot(acc[1][r], u1, Simd::bcast_s8(q + kMq * 4 + 4 * r));
+      }
+    }
+    CHITU_UNROLL
+    for (int r = 0; r < kRows; ++r) Simd::store_i(s + r * kTile + t0, Simd::add_i(acc[0][r], acc[1][r]));
   }
 }
 
@@ -191,7 +196,7 @@ inline void decode_flagged(const std::int32_t* s, const TileHead* head, const fl
 
 /// o[row][dv] of kRows rows; p[row][32] words.
 template <int kRows>
-inline void values_decode(const std::uint32_t* p, const unsigned char* v, const float* vbar, int dv, const TileFactors& f, int row0, float* o, Prefetcher next) {
+inline void values_decode(const std::uint32_t* p, const unsigned char* v, const float* vbar, int dv, const TileFactors& f, int row0, float* o) {
   for (int d = 0; d < dv; d += kL) {
     I acc[2][kRows];
     CHITU_UNROLL
@@ -199,13 +204,13 @@ inline void values_decode(const std::uint32_t* p, const unsigned char* v, const 
     const unsigned char* vp = v + v_offset(0, d);
     for (int g = 0; g < kTile / 4; g += 2, vp += 128) {
       const Simd::S8 v0 = Simd::load_s8(vp), v1 = Simd::load_s8(vp + 64);
+      prefetch_ahead(vp);
       CHITU_UNROLL
       for (int r = 0; r < kRows; ++r) {
         Simd::dot(acc[0][r], Simd::bcast_u8(p + r * (kTile / 4) + g), v0);
         Simd::dot(acc[1][r], Simd::bcast_u8(p + r * (kTile / 4) + g + 1), v1);
       }
     }
-    next.step();
     CHITU_UNROLL
     for (int r = 0; r < kRows; ++r) {
       F x = Simd::to_f(Simd::add_i(acc[0][r], acc[1][r]));
@@ -217,20 +222,19 @@ inline void values_decode(const std::uint32_t* p, const unsigned char* v, const 
   }
 }
 
-inline void decode_tile(const AttendArgs& a, int rows, const Visible& seen, std::int64_t index, bool more, const LutScratch& w) {
+inline void decode_tile(const AttendArgs& a, int rows, const Visible& seen, std::int64_t index, const LutScratch& w) {
   const TileLayout& l = a.layout;
   const unsigned char* tile = a.tiles + index * l.bytes;
   const auto* head = reinterpret_cast<const TileHead*>(tile + l.head);
   const float* log2_t = head->flagged != 0 ? reinterpret_cast<const float*>(tile + l.token) : nullptr;
   DecodeSums sums = {};
-  Prefetcher v_lines(tile + l.v, l.dv * kTile, kVectors / 2);
   for (int r = 0; r < rows;) {
     const int step = rows - r >= 4 ? 4 : rows - r >= 2 ? 2 : 1;
     std::int32_t* s = w.s + r * kTile;
     const std::int8_t* codes = w.codes + r * 4;
-    if (step == 4) scores_decode<4>(tile + l.k, codes, w.start + r, l.dk, s, v_lines);
-    if (step == 2) scores_decode<2>(tile + l.k, codes, w.start + r, l.dk, s, v_lines);
-    if (step == 1) scores_decode<1>(tile + l.k, codes, w.start + r, l.dk, s, v_lines);
+    if (step == 4) scores_decode<4>(tile + l.k, codes, w.start + r, l.dk, s);
+    if (step == 2) scores_decode<2>(tile + l.k, codes, w.start + r, l.dk, s);
+    if (step == 1) scores_decode<1>(tile + l.k, codes, w.start + r, l.dk, s);
     r += step;
   }
   for (int r = 0; r < rows; ++r) {
@@ -247,15 +251,14 @@ inline void decode_tile(const AttendArgs& a, int rows, const Visible& seen, std:
   w.factors->any_fix = false;
   finish_tile(t, 0, Simd::load(sums.b), Simd::load(sums.by), Simd::load_i(sums.raw), Simd::load_i(sums.codes), Simd::load(sums.sum), log2_t != nullptr, *w.state,
               *w.factors);
-  Prefetcher k_lines(more ? tile + l.bytes : nullptr, l.dk * kTile, l.dv / kL);
   const auto* vbar = reinterpret_cast<const float*>(tile + l.vbar);
   for (int r = 0; r < rows;) {
     const int step = rows - r >= 4 ? 4 : rows - r >= 2 ? 2 : 1;
     const std::uint32_t* p = w.p + r * (kTile / 4);
     float* o = w.o + r * l.dv;
-    if (step == 4) values_decode<4>(p, tile + l.v, vbar, l.dv, *w.factors, r, o, k_lines);
-    if (step == 2) values_decode<2>(p, tile + l.v, vbar, l.dv, *w.factors, r, o, k_lines);
-    if (step == 1) values_decode<1>(p, tile + l.v, vbar, l.dv, *w.factors, r, o, k_lines);
+    if (step == 4) values_decode<4>(p, tile + l.v, vbar, l.dv, *w.factors, r, o);
+    if (step == 2) values_decode<2>(p, tile + l.v, vbar, l.dv, *w.factors, r, o);
+    if (step == 1) values_decode<1>(p, tile + l.v, vbar, l.dv, *w.factors, r, o);
     r += step;
   }
 }
@@ -281,7 +284,7 @@ inline void attend_decode(const AttendArgs& a, std::int64_t chunk, float* result
       biased = smaller(end, (tile / 8 + 1) * 8);
       tile_biases(a.tiles + tile * l.bytes, l, static_cast<int>(biased - tile), w.q, factor, w.bias + (tile % 8) * kMq);
     }
-    decode_tile(a, item.rows, seen, tile, tile + 1 < end, w);
+    decode_tile(a, item.rows, seen, tile, w);
   }
   __builtin_memcpy(result, w.state->m, sizeof w.state->m);
   __builtin_memcpy(result + kMq, w.state->l, sizeof w.state->l);
