@@ -146,6 +146,36 @@ template <class T> int check(const Variant& v, const Shape& s) {
   return ok ? 0 : 1;
 }
 
+__global__ void count_differences(const uint32_t* a, const uint32_t* b, int64_t n, int* count) {
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < n; i += int64_t{gridDim.x} * blockDim.x)
+    if (a[i] != b[i]) atomicAdd(count, 1);
+}
+
+// The same call many times: the bits of out and lse must not change.
+template <class T> int repeat(const Variant& v, int times) {
+  Shape s{2, 8, 2, 1000, 1500, v.head_dim, true};
+  Buffers mem;
+  AttentionParams p;
+  prepare_any<T>(p, mem, s, v.bias_from_memory);
+  int64_t rows = int64_t{s.batch} * s.heads_q * s.seqlen_q, words = rows * s.head_dim / 2;
+  uint32_t *out = mem.take<uint32_t>(words), *lse = mem.take<uint32_t>(rows);
+  int* count = mem.take<int>(1);
+  CHECK(cudaMemset(count, 0, 4));
+  CHECK(run(v, p));
+  CHECK(cudaMemcpy(out, p.out, words * 4, cudaMemcpyDeviceToDevice));
+  CHECK(cudaMemcpy(lse, p.lse, rows * 4, cudaMemcpyDeviceToDevice));
+  for (int i = 0; i < times; ++i) {
+    CHECK(cudaMemsetAsync(p.out, 0xff, words * 4));
+    CHECK(run(v, p));
+    count_differences<<<256, 256>>>(out, static_cast<const uint32_t*>(p.out), words, count);
+    count_differences<<<256, 256>>>(lse, reinterpret_cast<const uint32_t*>(p.lse), rows, count);
+  }
+  int h;
+  CHECK(cudaMemcpy(&h, count, 4, cudaMemcpyDeviceToHost));
+  std::printf("repeat %-22s %d runs, %d words differ\n", v.name, times, h);
+  return h != 0;
+}
+
 double time_variant(const Variant& v, const AttentionParams& p, const Shape& s, int repeats, double* spread) {
   std::vector<cudaEvent_t> at(repeats * 2);
   for (auto& e : at) CHECK(cudaEventCreate(&e));
@@ -191,7 +221,7 @@ int main(int argc, char** argv) {
   };
   const char* only = std::getenv("ONLY");
   int failures = 0;
-  auto selected = [&](const Variant& v) { return !only || std::strstr(v.name, only); };
+  auto selected = [&](const Variant& v) { return !only || std::strstr(v.name, only) || (!std::strcmp(only, "main") && std::strstr(v.name, "f16_d") && !std::strstr(v.name, "bf16") && !std::strstr(v.name, "bias")); };
   if (wants("check")) {
     for (const Variant& v : variants()) {
       if (!selected(v)) continue;
@@ -205,7 +235,25 @@ int main(int argc, char** argv) {
     }
     std::printf("%d failures\n", failures);
   }
+  if (wants("repeat")) {
+    for (const Variant& v : variants()) {
+      if (selected(v)) failures += v.bf16 ? repeat<__nv_bfloat16>(v, 1000) : repeat<__half>(v, 1000);
+    }
+  }
   if (wants("time")) {
+    const char* path = std::getenv("JSON");
+    std::FILE* json = path ? std::fopen(path, "w") : nullptr;
+    long header = 0;
+    if (json) {
+      cudaDeviceProp device;
+      int driver;
+      CHECK(cudaGetDeviceProperties(&device, 0));
+      CHECK(cudaDriverGetVersion(&driver));
+      const char *hash = std::getenv("GIT_HASH"), *date = std::getenv("DATE"), *driver_name = std::getenv("DRIVER");
+      std::fprintf(json, "{\"gpu\": \"%s\", \"cuda\": %d, \"driver\": \"%s\", \"git\": \"%s\", \"date\": \"%s\", \"command\": \"sm90_attention_bench time sweep\", \"repeats\": 20, \"statistic\": \"median\",\n \"results\": [",
+                   device.name, driver, driver_name ? driver_name : "", hash ? hash : "", date ? date : "");
+      header = std::ftell(json);
+    }
     std::vector<int> lengths = {16384};
     if (wants("sweep")) lengths = {1024, 4096, 16384, 32768};
     for (int causal = 0; causal < 2; ++causal) {
@@ -220,9 +268,15 @@ int main(int argc, char** argv) {
           double spread;
           usleep(150000);  // let the power budget recover: variants must not heat each other
           double tflops = time_variant(v, p, s, 20, &spread);
+          if (json) std::fprintf(json, "%s\n  {\"kernel\": \"%s\", \"head_dim\": %d, \"batch\": %d, \"heads\": %d, \"seqlen\": %d, \"causal\": %s, \"kernel_tflops\": %.1f, \"spread_percent\": %.1f}",
+                                 std::ftell(json) > header ? "," : "", v.name, v.head_dim, s.batch, s.heads_q, length, causal ? "true" : "false", tflops, spread);
           std::printf("time %-22s D%-3d S%-5d %-6s %7.1f TFLOPS  spread %.1f%%  %4.0f MHz\n", v.name, v.head_dim, length, causal ? "causal" : "", tflops, spread, clock_mhz());
         }
       }
+    }
+    if (json) {
+      std::fprintf(json, "\n]}\n");
+      std::fclose(json);
     }
   }
   return failures != 0;

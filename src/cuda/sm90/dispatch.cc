@@ -1,6 +1,4 @@
 // Which problems the sm_90 kernels serve, and the way to the right instantiation.
-#include <cmath>
-
 #include "params.h"
 
 namespace chitu::cuda::sm90 {
