@@ -126,14 +126,19 @@ def write_json(studies, path):
     path.write_text(json.dumps({"results": rows}, indent=1) + "\n")
 
 
-def grouped_bars(plt, path, title, study, sets, variants, labels=None, log=True):
+# The colours of tools/plot.py.
+COLOURS = {"chitu": "#b91c1c", "chitu_int8": "#ea580c", "chitu_fast": "#facc15", "sage2": "#60a5fa", "sage1": "#1d4ed8", "int_flash": "#047857"}
+
+
+def grouped_bars(plt, path, title, study, sets, variants):
     fig, ax = plt.subplots(figsize=(10, 3.6))
     width = 0.8 / len(variants)
     for i, v in enumerate(variants):
         y = [100 * (study.median(set=s, variant=v) or 0) for s in sets]
-        ax.bar([k + (i - (len(variants) - 1) / 2) * width for k in range(len(sets))], y, width, label=(labels or {}).get(v, v))
-    if log:
-        ax.set_yscale("log")
+        ax.bar([k + (i - (len(variants) - 1) / 2) * width for k in range(len(sets))], y, width, label=v, color=COLOURS.get(v))
+    ax.set_yscale("log")
+    ax.set_ylim(top=ax.get_ylim()[1] * 4)  # room for the legend
+    ax.yaxis.set_major_formatter(plt.FuncFormatter(lambda y, _: f"{y:g}"))
     ax.set_xticks(range(len(sets)), sets, fontsize=8)
     ax.set_xlabel("input set")
     ax.set_ylabel("NRMSE, %")
@@ -155,7 +160,7 @@ def length_picture(plt, path, lengths, bars):
         sub.records = records
         seqlens = sorted({r["seqlen"] for r in records})
         for v in ("chitu", "chitu_int8", "chitu_fast", "sage2"):
-            ax.plot(seqlens, [100 * sub.median(variant=v, seqlen=n) for n in seqlens], marker="o", label=v)
+            ax.plot(seqlens, [100 * sub.median(variant=v, seqlen=n) for n in seqlens], marker="o", label=v, color=COLOURS[v])
         ax.axhline(1.2, color="gray", ls=":", lw=1)
         ax.axhline(1.7, color="gray", ls=":", lw=1)
         ax.set_xscale("log", base=2)
@@ -165,7 +170,7 @@ def length_picture(plt, path, lengths, bars):
         ax.set_xlabel("keys")
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("NRMSE, %")
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.62), ncols=2)
     fig.tight_layout()
     fig.savefig(path, dpi=110)
     plt.close(fig)
