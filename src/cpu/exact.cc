@@ -16,7 +16,7 @@ std::string why_not_exact(const core::Problem& p) {
 void run_exact(const core::Call& call, core::Workspace& ws) {
   const core::Problem& p = call.problem;
   const IsaTable& isa = isa_table();
-  Work work(call, ws, isa.rows_per_item);
+  Work work(call, ws, isa.float_rows_per_item);
   const TileLayout layout = tile_layout(p.head_dim, p.head_dim_v, false);
   const ThreadScratch scratch(ws, isa.float_scratch_bytes(layout.dk, static_cast<int>(round_up(p.head_dim_v, 16))));
   if (ws.measuring()) return;

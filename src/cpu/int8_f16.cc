@@ -25,7 +25,7 @@ std::string why_not(const core::Problem& p) {
 void run(const core::Call& call, core::Workspace& ws) {
   const core::Problem& p = call.problem;
   const IsaTable& isa = isa_table();
-  Work work(call, ws, isa.rows_per_item);
+  Work work(call, ws, isa.float_rows_per_item);
   Int8Keys keys(call, ws, work, false);
   const int dk = keys.layout().dk, dv = static_cast<int>(round_up(p.head_dim_v, 16));
   const ThreadScratch scratch(ws, std::max(isa.float_scratch_bytes(dk, dv), quantize_scratch_bytes(keys.layout())));

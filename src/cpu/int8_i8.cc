@@ -110,7 +110,7 @@ void run_chitu_int8(const core::Call& call, core::Workspace& ws) {
 void run_int_flash(const core::Call& call, core::Workspace& ws) {
   const core::Problem& p = call.problem;
   const IsaTable& isa = isa_table();
-  Work work(call, ws, isa.rows_per_item);
+  Work work(call, ws, isa.float_rows_per_item);
   Int8Keys keys(call, ws, work, true);
   const TileLayout& layout = keys.layout();
   const ThreadScratch scratch(ws, std::max(isa.float_scratch_bytes(layout.dk, layout.dv), quantize_scratch_bytes(layout)));

@@ -16,6 +16,7 @@ const IsaTable& CHITU_ISA_TABLE() {
       .name = CHITU_ISA_NAME,
       .bf16_dot = Simd::kBf16Dot,
       .rows_per_item = kMq,
+      .float_rows_per_item = kBlocks * kMq,
       .dot_peak = dot_peak,
       .quantize_tile = quantize_tile,
       .channel_weights = channel_weights,

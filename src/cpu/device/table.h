@@ -9,7 +9,7 @@ namespace chitu::cpu {
 struct IsaTable {
   const char* name;
   bool bf16_dot;      // 16-bit dot products in hardware
-  int rows_per_item;  // rows of one attention work item
+  int rows_per_item, float_rows_per_item;  // rows of a work item of attend_lut and of attend_float
   std::int64_t (*dot_peak)(std::int64_t rounds);  // 8-bit dot products on registers; returns the operations done
   // pre-pass
   void (*quantize_tile)(const QuantizeArgs&, std::int64_t tile, void* scratch);
