@@ -77,10 +77,10 @@ constexpr core::Kernel kTable[] = {
     {"sm90_int8_f16", DeviceType::cuda, false, false, sm90_int8_f16_why_not, run_sm90_int8_f16, sm90_executes},
     {"sm90_f16_f16", DeviceType::cuda, false, false, sm90_f16_f16_why_not, run_sm90_f16_f16, sm90_executes},
 #endif
-    {"sm80_int8_f16", DeviceType::cuda, false, false, int8_f16_why_not, run_sm80_quantized, sm80_executes},
-    {"sm80_f16_f16", DeviceType::cuda, false, false, f16_f16_why_not, run_sm80_exact, sm80_executes},
-    {"sm80_int8_i8", DeviceType::cuda, false, false, int8_i8_why_not, run_sm80_quantized, sm80_executes},
-    {"sm80_int8_f8", DeviceType::cuda, false, false, int8_f8_why_not, run_sm80_quantized, sm80_executes},
+    {"sm80_int8_f16", DeviceType::cuda, true, false, int8_f16_why_not, run_sm80_quantized, sm80_executes},
+    {"sm80_f16_f16", DeviceType::cuda, true, false, f16_f16_why_not, run_sm80_exact, sm80_executes},
+    {"sm80_int8_i8", DeviceType::cuda, true, false, int8_i8_why_not, run_sm80_quantized, sm80_executes},
+    {"sm80_int8_f8", DeviceType::cuda, true, false, int8_f8_why_not, run_sm80_quantized, sm80_executes},
 };
 
 std::string unavailable(Device d) {

@@ -61,19 +61,27 @@ __device__ __forceinline__ void tile_mean(const float (&x)[kValues], int count, 
   __syncthreads();
 }
 
-// Block of the rotation that holds channel d: D is split into powers of two, largest first. 0: no such channel.
-__device__ __forceinline__ int rotation_block(int d, int head_dim) { return d < head_dim ? 1 << (31 - __clz(d ^ head_dim)) : 0; }
+// f32(1/sqrt(2^log2_block)) as core::rotation_norm has it, without its table.
+__device__ __forceinline__ float block_norm(int log2_block) {
+  return __uint_as_float((127 - log2_block / 2) << 23) * (log2_block & 1 ? 0.70710678118654752f : 1.0f);
+}
 
-// The butterflies and the norm of core::rotate_row. kWhole: head_dim is the whole bucket, one block.
+// The butterflies and the norm of core::rotate_row. kWhole: head_dim is the whole bucket, one block. Else it is split into powers of two, largest first: the
+// block of channel d < head_dim is the highest bit of d ^ head_dim. Channels behind head_dim are zero, and stay so whatever is done among them.
 template <bool kWhole, int kValues>
 __device__ __forceinline__ void rotate(float (&x)[kValues], int head_dim) {
-  const int quad_lane = threadIdx.x % 4;
+  const int quad_lane = threadIdx.x % 4, tail = head_dim % 8;
+  auto chunk_bits = [&](int i) { return channel_of(i / 8 * 8) ^ (head_dim - tail); };  // of d ^ head_dim from bit 3 on
+  auto inside = [&](int i, int stride) {
+    if (kWhole) return true;
+    if (stride >= 8) return chunk_bits(i) >= 2 * stride;
+    return chunk_bits(i) != 0 || (i % 8 ^ tail) >= 2 * stride;
+  };
 #pragma unroll
   for (int i = 0; i < kValues; ++i) {
     const uint32_t signs = core::rotation_sign_word(i / 8) >> (quad_lane * 8);  // one shift per chunk
     x[i] = __uint_as_float(__float_as_uint(x[i]) ^ (signs << (31 - i % 8) & 0x80000000u));
   }
-  auto inside = [&](int i, int stride) { return kWhole || rotation_block(channel_of(i), head_dim) > stride; };
   auto in_thread = [&](int step, int stride) {  // values `step` apart are channels `stride` apart
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
@@ -98,8 +106,8 @@ __device__ __forceinline__ void rotate(float (&x)[kValues], int head_dim) {
   for (int step = 8; step < kValues; step *= 2) in_thread(step, 4 * step);
 #pragma unroll
   for (int i = 0; i < kValues; ++i) {
-    const int block = kWhole ? kValues * 4 : rotation_block(channel_of(i), head_dim);
-    if (block > 0) x[i] = __fmul_rn(x[i], core::rotation_norm(31 - __clz(block)));
+    const int bits = kWhole ? kValues * 4 : chunk_bits(i) != 0 ? chunk_bits(i) : i % 8 ^ tail;
+    if (kWhole || bits > 0) x[i] = __fmul_rn(x[i], block_norm(31 - __clz(bits)));
   }
 }
 
@@ -150,7 +158,7 @@ __device__ __forceinline__ void quantize_block(const QuantizeRowsParams& p, std:
   if (count <= 0) return;
   const int row = row_of_thread(), quad_lane = threadIdx.x % 4;
   const bool valid = row < count;
-  if (threadIdx.x < kTile) group_max[threadIdx.x] = 0;  // a barrier follows before its first use, in tile_mean or here
+  if (threadIdx.x < kTile) group_max[threadIdx.x] = 0;  // a barrier follows before its first use
   const std::int64_t first_row = (p.is_q ? r.q_begin : r.k_begin) + first;
   const std::int64_t head_index = r.tensor_batch * p.heads + head;
   const std::int64_t tile = head_index * p.sequence.tiles_k + p.sequence.first_tile(r, b) + first / kTile;  // k
@@ -160,7 +168,7 @@ __device__ __forceinline__ void quantize_block(const QuantizeRowsParams& p, std:
     tile_mean(x, min(count, kTile), p.head_dim, part, mean, static_cast<Element*>(p.mean) + tile * code_dim(p.head_dim));
 #pragma unroll
     for (int i = 0; i < kValues; ++i) x[i] = valid ? __fsub_rn(x[i], mean[channel_of(i)]) : 0.0f;
-  } else {
+  } else if (p.block != 1) {
     __syncthreads();
   }
   if (p.sequence_mean != nullptr) {
@@ -204,7 +212,7 @@ __device__ __forceinline__ void quantize_block(const QuantizeRowsParams& p, std:
 
 // The first k_blocks blocks are tiles of K, the others blocks of Q. kWhole: head_dim is the whole bucket.
 template <class Element, int kValues, bool kWhole>
-__global__ void __launch_bounds__(kRowThreads, kWhole && kValues <= 32 ? 2 : 1) quantize_rows_kernel(const __grid_constant__ QuantizePairParams p) {
+__global__ void __launch_bounds__(kRowThreads, kWhole && kValues <= 32 && sizeof(Element) == 2 ? 2 : 1) quantize_rows_kernel(const __grid_constant__ QuantizePairParams p) {
   if (blockIdx.x < p.k_blocks) {
     quantize_block<Element, kValues, kWhole>(p.k, blockIdx.x);
   } else {

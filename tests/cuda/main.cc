@@ -102,6 +102,7 @@ int main(int argc, char** argv) {
     testing::InitGoogleTest(&argc, argv);
     return RUN_ALL_TESTS();
   }
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   auto number = [&](int i, std::int64_t otherwise) { return argc > i ? std::atoll(argv[i]) : otherwise; };
   if (chitu::cuda::device_count() == 0) {
     std::printf("no CUDA device is visible\n");

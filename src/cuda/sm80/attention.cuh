@@ -130,8 +130,7 @@ __device__ __forceinline__ void fold_pv_half(uint32_t v_tile, int block, const u
 }
 
 template <class T>
-__device__ __forceinline__ void fold_pv_int8(uint32_t v_tile, int block, const uint32_t (&pk)[T::kWords], const Fold& fold, const float* mean, int head_dim_v,
-                                             float (&o)[T::kHeadDim / 8][4]) {
+__device__ __forceinline__ void fold_pv_int8(uint32_t v_tile, int block, const uint32_t (&pk)[T::kWords], const Fold& fold, float (&o)[T::kHeadDim / 8][4]) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
@@ -151,14 +150,18 @@ __device__ __forceinline__ void fold_pv_int8(uint32_t v_tile, int block, const u
       float& y = o[4 * block + c][e];
       y = fmaf(y, fold.keep[e / 2], (__int_as_float(acc[e]) - __int_as_float(kMagic)) * fold.weight[e / 2]);
     }
-    if constexpr (T::kPv == Pv::u8) {
-      if (fold.shifted) {
-        const int d = 32 * block + 8 * c + lane % 4 * 2;
-        const float mean0 = d < head_dim_v ? mean[d] : 0.0f, mean1 = d + 1 < head_dim_v ? mean[d + 1] : 0.0f;
+  }
+}
+
+// chitu_int8's corrected rows: o += shift * mean of V's codes. Apart from the products, so that these stay one stretch of code without a branch.
+template <class T>
+__device__ __forceinline__ void add_shift(const float* mean, int head_dim_v, const Fold& fold, float (&o)[T::kHeadDim / 8][4]) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) o[4 * block + c][e] = fmaf(fold.shift[e / 2], e % 2 ? mean1 : mean0, o[4 * block + c][e]);
-      }
-    }
+  for (int n = 0; n < T::kHeadDim / 8; ++n) {
+    const int d = 8 * n + threadIdx.x % 4 * 2;
+    const float mean0 = d < head_dim_v ? mean[d] : 0.0f, mean1 = d + 1 < head_dim_v ? mean[d + 1] : 0.0f;
+#pragma unroll
+    for (int e = 0; e < 4; ++e) o[n][e] = fmaf(fold.shift[e / 2], e % 2 ? mean1 : mean0, o[n][e]);
   }
 }
 
@@ -242,11 +245,13 @@ struct Attention {
 #pragma unroll
     for (int block = 0; block < T::kHeadDim / 32; ++block) {
       if constexpr (T::kInt8Pv) {
-        const float* mean = T::kPv == Pv::u8 ? p.tile_mean + (head_tiles + n) * p.head_dim_v : nullptr;
-        fold_pv_int8<T>(stage + T::kKBytes, block, pk, fold, mean, p.head_dim_v, o);
+        fold_pv_int8<T>(stage + T::kKBytes, block, pk, fold, o);
       } else {
         fold_pv_half<T>(stage + T::kKBytes, block, pk, fold, o);
       }
+    }
+    if constexpr (T::kPv == Pv::u8) {
+      if (fold.shifted) add_shift<T>(p.tile_mean + (head_tiles + n) * p.head_dim_v, p.head_dim_v, fold, o);
     }
   }
 
