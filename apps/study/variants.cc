@@ -3,7 +3,6 @@
 namespace chitu::study {
 namespace {
 
-using core::Accumulate;
 using core::Center;
 using core::Exponential;
 using core::PFormat;

@@ -202,7 +202,8 @@ void apply_family(Head& h, const InputSet& set) {
       for (std::int64_t j = 0; j < h.seqlen_k; ++j) {
         add_row(h.v, j, mean, 1);
         const std::int64_t channels = std::min<std::int64_t>(4, h.dim_v);  // fewer than 4: none twice, 50^4 is no f16
-        for (std::int64_t c = 0; c < channels; ++c) h.v[static_cast<std::size_t>(j * h.dim_v + (pick.bits(0) + c * h.dim_v / channels) % h.dim_v)] *= set.strength;
+        for (std::int64_t c = 0; c < channels; ++c)
+          h.v[static_cast<std::size_t>(j * h.dim_v + (pick.bits(0) + c * h.dim_v / channels) % h.dim_v)] *= set.strength;
       }
       break;
     }
