@@ -74,8 +74,8 @@ std::string int8_i8_why_not(const Problem& p) {
 
 constexpr core::Kernel kTable[] = {
 #if defined(CHITU_CUDA_SM90)
-    {"sm90_int8_f16", DeviceType::cuda, false, false, sm90_int8_f16_why_not, run_sm90_int8_f16, sm90_executes},
-    {"sm90_f16_f16", DeviceType::cuda, false, false, sm90_f16_f16_why_not, run_sm90_f16_f16, sm90_executes},
+    {"sm90_int8_f16", DeviceType::cuda, true, false, sm90_int8_f16_why_not, run_sm90_int8_f16, sm90_executes},
+    {"sm90_f16_f16", DeviceType::cuda, true, false, sm90_f16_f16_why_not, run_sm90_f16_f16, sm90_executes},
 #endif
     {"sm80_int8_f16", DeviceType::cuda, true, false, int8_f16_why_not, run_sm80_quantized, sm80_executes},
     {"sm80_f16_f16", DeviceType::cuda, true, false, f16_f16_why_not, run_sm80_exact, sm80_executes},
