@@ -34,9 +34,7 @@ struct Sequence {
   int batch;
   bool packed;
 
-  CHITU_HD SequenceRange range(std::int64_t b) const {
-    return core::sequence_range(packed, cu_q, cu_k, seqlens_k, seqlen_q, seqlen_k, total_q, total_k, b);
-  }
+  CHITU_HD SequenceRange range(std::int64_t b) const { return core::sequence_range(packed, cu_q, cu_k, seqlens_k, seqlen_q, seqlen_k, total_q, total_k, b); }
   /// ceil(length / 128) tiles from here on never reach the next sequence's first.
   CHITU_HD std::int64_t first_tile(const SequenceRange& r, std::int64_t b) const { return packed ? r.k_begin / kTile + b : 0; }
 };
@@ -45,18 +43,18 @@ struct Sequence {
 struct QuantizeRowsParams {
   View x;
   Sequence sequence;
-  bool is_q;               ///< rows of q (else of k)
-  bool negate;             ///< a negative softmax_scale is folded into q
+  bool is_q;    ///< rows of q (else of k)
+  bool negate;  ///< a negative softmax_scale is folded into q
   bool rotate, tile_mean;
   int heads, head_dim;
-  int heads_per_mean;      ///< q heads that share a row of sequence_mean
-  int block, groups;       ///< core::Grain within 128 rows; block 1: per token
+  int heads_per_mean;          ///< q heads that share a row of sequence_mean
+  int block, groups;           ///< core::Grain within 128 rows; block 1: per token
   const float* sequence_mean;  ///< [batch, num_heads_kv, head_dim]; k: subtracted; q: dotted into mean_dot. Null: none. Packed: batch is the sequence
-  float* mean_dot;         ///< q: [tensor batch, heads, q_rows], softmax_scale * (q . mean), natural log units
+  float* mean_dot;             ///< q: [tensor batch, heads, q_rows], softmax_scale * (q . mean), natural log units
   float softmax_scale;
-  std::int8_t* codes;      ///< q: [tensor batch, heads, q_rows, code_dim]; k: [tensor batch, heads, tiles_k, 128, code_dim]
-  float* scale;            ///< q: [.., q_rows] one per row; k: [.., tiles_k * 128 / block, 4]; per token [.., tiles_k, 128]
-  void* mean;              ///< tile_mean: [.., tiles_k, code_dim] in the dtype of x
+  std::int8_t* codes;  ///< q: [tensor batch, heads, q_rows, code_dim]; k: [tensor batch, heads, tiles_k, 128, code_dim]
+  float* scale;        ///< q: [.., q_rows] one per row; k: [.., tiles_k * 128 / block, 4]; per token [.., tiles_k, 128]
+  void* mean;          ///< tile_mean: [.., tiles_k, code_dim] in the dtype of x
 };
 
 /// Sums over the sequence: the mean of K (sage), absmax of V per channel.
@@ -73,16 +71,16 @@ struct QuantizeVParams {
   View x;
   Sequence sequence;
   int heads, head_dim;
-  float range;                 ///< e4m3: largest code; s8_tensor: 127; f16: largest value, channels beyond it are scaled by a power of two
+  float range;  ///< e4m3: largest code; s8_tensor: 127; f16: largest value, channels beyond it are scaled by a power of two
   float flag_ratio;
-  const float* channel;        ///< c3: c[d]; e4m3, s8_tensor: absmax per channel: [batch, heads, head_dim]
-  float* v_scale;              ///< [batch, heads, head_dim]: multiplies the output's channel
-  std::uint16_t* v16;          ///< [tensor batch, rows of k, heads, head_dim] f16 values
-  std::uint8_t* v8;            ///< e4m3 codes, the same shape (pre-quantized caches)
-  std::int8_t* v8t;            ///< [tensor batch, heads, tiles_k, head_dim, 128]: keys of 16 in the order of an mma thread (value_position)
-  float* token_scale;          ///< c3: [.., tiles_k, 128]
-  float* tile_mean;            ///< c3: [.., tiles_k, head_dim]: mean of the codes
-  std::int32_t* flagged;       ///< c3: [.., tiles_k]
+  const float* channel;   ///< c3: c[d]; e4m3, s8_tensor: absmax per channel: [batch, heads, head_dim]
+  float* v_scale;         ///< [batch, heads, head_dim]: multiplies the output's channel
+  std::uint16_t* v16;     ///< [tensor batch, rows of k, heads, head_dim] f16 values
+  std::uint8_t* v8;       ///< e4m3 codes, the same shape (pre-quantized caches)
+  std::int8_t* v8t;       ///< [tensor batch, heads, tiles_k, head_dim, 128]: keys of 16 in the order of an mma thread (value_position)
+  float* token_scale;     ///< c3: [.., tiles_k, 128]
+  float* tile_mean;       ///< c3: [.., tiles_k, head_dim]: mean of the codes
+  std::int32_t* flagged;  ///< c3: [.., tiles_k]
 };
 
 /// Slot of key j (0..15) inside its group of 16 in v8t: a thread of mma.m16n8k32 then owns the keys 2t, 2t+1, 8+2t, 8+2t+1 of which it has the scores.
@@ -95,38 +93,38 @@ struct AttentionParams {
   const float* q_scale;
   const std::int8_t* k8;
   const float* k_scale;
-  const void* k_mean;          ///< tile means; null: none
-  const float* mean_dot;       ///< added to lse; null: none
-  int k_block;                 ///< keys of a scale block: 128, 64; 1: per token
+  const void* k_mean;     ///< tile means; null: none
+  const float* mean_dot;  ///< added to lse; null: none
+  int k_block;            ///< keys of a scale block: 128, 64; 1: per token
   const std::int8_t* v8t;
   const float* token_scale;
   const float* tile_mean;
   const std::int32_t* flagged;
-  const float* v_scale;        ///< [batch, heads_kv, head_dim_v]; null: 1
+  const float* v_scale;  ///< [batch, heads_kv, head_dim_v]; null: 1
 
-  View q, k, v;                ///< q: the caller's; k: `exact` only; v: 16 bits
+  View q, k, v;  ///< q: the caller's; k: `exact` only; v: 16 bits
   void* out;
   std::int64_t out_batch, out_seq, out_head;
   DType out_dtype;
-  float* lse;                  ///< null: not wanted
+  float* lse;  ///< null: not wanted
   std::int64_t lse_batch, lse_head, lse_seq;
-  const void* dense;           ///< null: none
+  const void* dense;  ///< null: none
   std::int64_t dense_batch, dense_head, dense_row, dense_col;
-  DType dense_dtype;           ///< boolean, or added
+  DType dense_dtype;  ///< boolean, or added
 
   int heads_q, heads_kv, head_dim, head_dim_v;
   int q_tiles, splits;
-  std::int64_t split_keys;     ///< keys of a split, a multiple of 128
-  float* partial_out;          ///< splits > 1: [splits, tensor batch, heads_q, q_rows, head_dim_v], normalised
-  float* partial_sum;          ///< [splits, .., q_rows, 2]: log2 of the normaliser, log2 of the true sum
+  std::int64_t split_keys;  ///< keys of a split, a multiple of 128
+  float* partial_out;       ///< splits > 1: [splits, tensor batch, heads_q, q_rows, head_dim_v], normalised
+  float* partial_sum;       ///< [splits, .., q_rows, 2]: log2 of the normaliser, log2 of the true sum
   core::MaskParams mask;
-  float scale_log2;            ///< |softmax_scale| * log2 e; `exact`: signed
-  float bias_log2;             ///< softmax_scale * log2 e, signed
-  float lazy_octaves;          ///< the running maximum is kept until it grows by more than this
-  float range_log2;            ///< P is held times 2^range_log2
-  bool tile_reference;         ///< P against the tile's own maximum
-  bool sum_quantized;          ///< normalise by the sum of the rounded P
-  int stages;                  ///< tiles in shared memory: 2, or 1 where two do not fit
+  float scale_log2;     ///< |softmax_scale| * log2 e; `exact`: signed
+  float bias_log2;      ///< softmax_scale * log2 e, signed
+  float lazy_octaves;   ///< the running maximum is kept until it grows by more than this
+  float range_log2;     ///< P is held times 2^range_log2
+  bool tile_reference;  ///< P against the tile's own maximum
+  bool sum_quantized;   ///< normalise by the sum of the rounded P
+  int stages;           ///< tiles in shared memory: 2, or 1 where two do not fit
 };
 
 /// Merges the partial results of one call.

@@ -4,8 +4,8 @@
 #include <type_traits>
 
 #include "core/rotation.h"
-#include "cuda/device/rows.cuh"
 #include "cuda/quantize.h"
+#include "cuda/rows.cuh"
 
 namespace chitu::cuda {
 
@@ -212,7 +212,8 @@ __device__ __forceinline__ void quantize_block(const QuantizeRowsParams& p, std:
 
 // The first k_blocks blocks are tiles of K, the others blocks of Q. kWhole: head_dim is the whole bucket.
 template <class Element, int kValues, bool kWhole>
-__global__ void __launch_bounds__(kRowThreads, kWhole && kValues <= 32 && sizeof(Element) == 2 ? 2 : 1) quantize_rows_kernel(const __grid_constant__ QuantizePairParams p) {
+__global__ void __launch_bounds__(kRowThreads, kWhole&& kValues <= 32 && sizeof(Element) == 2 ? 2 : 1)
+    quantize_rows_kernel(const __grid_constant__ QuantizePairParams p) {
   if (blockIdx.x < p.k_blocks) {
     quantize_block<Element, kValues, kWhole>(p.k, blockIdx.x);
   } else {

@@ -3,8 +3,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "cuda/device/rows.cuh"
 #include "cuda/quantize.h"
+#include "cuda/rows.cuh"
 
 namespace chitu::cuda {
 namespace {
@@ -172,8 +172,6 @@ void tile_statistics(const StatisticsParams& s, const float* absmax, TileStatist
 
 void sequence_mean(const StatisticsParams& p, cudaStream_t stream) { tile_statistics(p, nullptr, TileStatistic::sum, 1, stream); }
 void channel_absmax(const StatisticsParams& p, int step, cudaStream_t stream) { tile_statistics(p, nullptr, TileStatistic::absmax, step, stream); }
-void channel_weights(const StatisticsParams& p, const float* absmax, cudaStream_t stream) {
-  tile_statistics(p, absmax, TileStatistic::squares, 8, stream);
-}
+void channel_weights(const StatisticsParams& p, const float* absmax, cudaStream_t stream) { tile_statistics(p, absmax, TileStatistic::squares, 8, stream); }
 
 }  // namespace chitu::cuda

@@ -1,6 +1,6 @@
 // V as the kernels read it: 16-bit values in their own layout, or int8 with the keys of a channel side by side. Built without FMA contraction.
-#include "cuda/device/rows.cuh"
 #include "cuda/quantize.h"
+#include "cuda/rows.cuh"
 
 namespace chitu::cuda {
 namespace {

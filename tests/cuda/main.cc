@@ -67,7 +67,8 @@ void time_shape(std::int64_t seqlen, std::int64_t heads, std::int64_t dim, bool 
   const double copy = median_ms(5, [&] { CUDA_OK(cudaMemcpyAsync(out.data(), q.data(), static_cast<std::size_t>(2 * n), cudaMemcpyDeviceToDevice)); });
   const double copy_speed = 4.0 * static_cast<double>(n) / copy / 1e6;
   std::printf("  copy %.1f us, %.0f GB/s\n", copy * 1e3, copy_speed);
-  for (Method m : {Method::exact, Method::chitu, Method::chitu_int8, Method::chitu_fast, Method::sage1, Method::sage2, Method::int_flash, Method::int_flash_half}) {
+  for (Method m :
+       {Method::exact, Method::chitu, Method::chitu_int8, Method::chitu_fast, Method::sage1, Method::sage2, Method::int_flash, Method::int_flash_half}) {
     for (const core::Kernel& row : cuda::backend().kernels) {
       AttentionOptions o;
       o.method = m;
@@ -87,8 +88,8 @@ void time_shape(std::int64_t seqlen, std::int64_t heads, std::int64_t dim, bool 
           cuda::prepare({p, a, nullptr}, carve);
         });
       }
-      std::printf("  %-15s %-15s %8.3f ms  %6.1f TFLOPS end to end  %6.1f kernel  prepass %7.1f us = %4.0f %% of copy at 6 B\n", std::string(method_name(m)).c_str(),
-                  row.name, whole, flops / whole / 1e9, flops / (whole - prepass) / 1e9, prepass * 1e3,
+      std::printf("  %-15s %-15s %8.3f ms  %6.1f TFLOPS end to end  %6.1f kernel  prepass %7.1f us = %4.0f %% of copy at 6 B\n",
+                  std::string(method_name(m)).c_str(), row.name, whole, flops / whole / 1e9, flops / (whole - prepass) / 1e9, prepass * 1e3,
                   prepass > 0 ? 6.0 * static_cast<double>(n) / prepass / 1e6 / copy_speed * 100 : 0.0);
     }
   }

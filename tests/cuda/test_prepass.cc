@@ -95,7 +95,8 @@ void Comparer::compare_keys(const ref::Keys& keys, std::int64_t first_tile) {
       const int want = inside ? keys.codes[static_cast<std::size_t>(j * p_.head_dim + d)] : 0, got = codes[static_cast<std::size_t>(j * dim + d)];
       expect(got == want, "k code", j * dim + d, got, want);
     }
-  const auto scales = block == 1 ? fetch(o_.kv.k_scale + first_tile * 128, tiles * 128) : fetch(o_.kv.k_scale + first_tile * (128 / block) * 4, tiles * (128 / block) * 4);
+  const auto scales =
+      block == 1 ? fetch(o_.kv.k_scale + first_tile * 128, tiles * 128) : fetch(o_.kv.k_scale + first_tile * (128 / block) * 4, tiles * (128 / block) * 4);
   for (std::int64_t j = 0; j < r_.k_len; ++j) {
     const std::int64_t at = block == 1 ? j : j / block * 4 + j % 8 / 2;
     const float got = scales[static_cast<std::size_t>(at)], want = keys.scales[static_cast<std::size_t>(p_.scheme.k_grain.group(j))];
@@ -103,7 +104,8 @@ void Comparer::compare_keys(const ref::Keys& keys, std::int64_t first_tile) {
   }
   if (o_.kv.sequence_mean != nullptr && r_.k_len > 0) {
     const auto mean = fetch(o_.kv.sequence_mean + (b_ * p_.num_heads_kv + head_) * p_.head_dim, p_.head_dim);
-    for (std::size_t d = 0; d < mean.size(); ++d) expect(same_float(mean[d], keys.center[d]), "sequence mean", static_cast<std::int64_t>(d), mean[d], keys.center[d]);
+    for (std::size_t d = 0; d < mean.size(); ++d)
+      expect(same_float(mean[d], keys.center[d]), "sequence mean", static_cast<std::int64_t>(d), mean[d], keys.center[d]);
   }
   if (o_.kv.k_mean == nullptr) return;
   const std::int64_t size = static_cast<std::int64_t>(dtype_size(p_.dtype));
@@ -164,7 +166,8 @@ void Comparer::queries() {
       expect(same_float(scales[static_cast<std::size_t>(first + i)], q.scales[static_cast<std::size_t>(i)]), "q scale", first + i,
              scales[static_cast<std::size_t>(first + i)], q.scales[static_cast<std::size_t>(i)]);
       for (std::int64_t d = 0; d < dim; ++d) {
-        const int got = codes[static_cast<std::size_t>((first + i) * dim + d)], want = d < p_.head_dim ? q.codes[static_cast<std::size_t>(i * p_.head_dim + d)] : 0;
+        const int got = codes[static_cast<std::size_t>((first + i) * dim + d)],
+                  want = d < p_.head_dim ? q.codes[static_cast<std::size_t>(i * p_.head_dim + d)] : 0;
         expect(got == want, "q code", (first + i) * dim + d, got, want);
       }
     }
@@ -252,8 +255,9 @@ TEST_P(Prepass, HostileValues) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Methods, Prepass, testing::Values(Method::chitu, Method::chitu_int8, Method::chitu_fast, Method::sage1, Method::sage2, Method::int_flash,
-                                                           Method::int_flash_half),
+INSTANTIATE_TEST_SUITE_P(Methods, Prepass,
+                         testing::Values(Method::chitu, Method::chitu_int8, Method::chitu_fast, Method::sage1, Method::sage2, Method::int_flash,
+                                         Method::int_flash_half),
                          [](const auto& p) { return std::string(method_name(p.param)); });
 
 TEST(PrepassGrains, EveryGranularity) {

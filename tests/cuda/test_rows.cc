@@ -12,8 +12,8 @@
 namespace chitu::test {
 namespace {
 
-constexpr Method kMethods[] = {Method::exact, Method::chitu, Method::chitu_int8, Method::chitu_fast, Method::sage1, Method::sage2, Method::int_flash,
-                               Method::int_flash_half};
+constexpr Method kMethods[] = {Method::exact, Method::chitu, Method::chitu_int8, Method::chitu_fast,
+                               Method::sage1, Method::sage2, Method::int_flash,  Method::int_flash_half};
 
 /// Root mean square bar of a kernel against its own specification, for f32 output: only the order of f32 sums, ex2.approx and, where P is rounded,
 /// the few codes that a last-bit difference moves. f16: one rounding of P in 2^11 steps; e4m3: 2^4; u8 and s8: 2^8.
@@ -140,9 +140,18 @@ std::vector<Case> cases() {
       {"bool_mask", with(d64, [](CallSpec& s) { s.dense = DenseKind::boolean; })},
       {"additive_mask", with(d64, [](CallSpec& s) { s.dense = DenseKind::additive_f32, s.dense_broadcast = true; })},
       {"additive_mask_causal", with(d64, [](CallSpec& s) { s.dense = DenseKind::additive_same, s.mask = Mask::causal(); })},
-      {"padded", with(shape(3, 50, 300, 2, 1, 64, 64), [](CallSpec& s) { s.lens_k = {300, 0, 129}; })},
-      {"packed", with(shape(1, 0, 0, 4, 2, 64, 64), [](CallSpec& s) { s.lens_q = {3, 130, 0, 64, 1}, s.lens_k = {200, 1, 77, 0, 129}, s.mask = Mask::causal(); })},
-      {"packed_d128", with(shape(1, 0, 0, 2, 2, 128, 128), [](CallSpec& s) { s.lens_q = {140, 260}, s.lens_k = {140, 260}; })},
+      {"padded", with(shape(3, 50, 300, 2, 1, 64, 64),
+                      [](CallSpec& s) {
+                        s.lens_k = {300, 0, 129};
+                      })},
+      {"packed", with(shape(1, 0, 0, 4, 2, 64, 64),
+                      [](CallSpec& s) {
+                        s.lens_q = {3, 130, 0, 64, 1}, s.lens_k = {200, 1, 77, 0, 129}, s.mask = Mask::causal();
+                      })},
+      {"packed_d128", with(shape(1, 0, 0, 2, 2, 128, 128),
+                           [](CallSpec& s) {
+                             s.lens_q = {140, 260}, s.lens_k = {140, 260};
+                           })},
       {"negative_scale", with(d64, [](CallSpec& s) { s.softmax_scale = -0.2f; })},
       {"zero_scale", with(d64, [](CallSpec& s) { s.softmax_scale = 0.0f; })},
       {"biased_keys", with(d128, [](CallSpec& s) { s.input_set = "5"; })},

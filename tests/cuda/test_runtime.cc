@@ -11,8 +11,8 @@
 namespace chitu::test {
 namespace {
 
-constexpr Method kMethods[] = {Method::exact, Method::chitu, Method::chitu_int8, Method::chitu_fast, Method::sage1, Method::sage2, Method::int_flash,
-                               Method::int_flash_half};
+constexpr Method kMethods[] = {Method::exact, Method::chitu, Method::chitu_int8, Method::chitu_fast,
+                               Method::sage1, Method::sage2, Method::int_flash,  Method::int_flash_half};
 
 CallSpec small_call() {
   CallSpec s;
@@ -199,8 +199,8 @@ TEST(CudaMerge, EmptySides) {
   const Device gpu{DeviceType::cuda, 0};
   const LseView view_a = contiguous_view<float*, 3>(reinterpret_cast<float*>(la.data()), DType::f32, {1, 1, 4}, gpu);
   const LseView view_b = contiguous_view<float*, 3>(reinterpret_cast<float*>(lb.data()), DType::f32, {1, 1, 4}, gpu);
-  merge_states(contiguous_view<void*, 4>(a.data(), DType::f32, {1, 4, 1, 2}, gpu), view_a, contiguous_view<const void*, 4>(b.data(), DType::f32, {1, 4, 1, 2}, gpu),
-               view_b);
+  merge_states(contiguous_view<void*, 4>(a.data(), DType::f32, {1, 4, 1, 2}, gpu), view_a,
+               contiguous_view<const void*, 4>(b.data(), DType::f32, {1, 4, 1, 2}, gpu), view_b);
   CUDA_OK(cudaDeviceSynchronize());
   EXPECT_EQ(a.download_as<float>(), (std::vector<float>{2, 3, 7, 8, 0, 0, 7, 8}));
   const auto lse = la.download_as<float>();
@@ -252,8 +252,8 @@ TEST(CudaLarge, OffsetsBeyond32Bits) {
     auto move = [&](auto& view, std::int64_t rows) {
       const std::size_t bytes = static_cast<std::size_t>(rows * 64 * 2);
       for (std::int64_t b = 0; b < n; ++b) {
-        CUDA_OK(cudaMemcpy(big.data() + start + static_cast<std::size_t>(b * far) * 2, static_cast<const std::uint8_t*>(view.data) + static_cast<std::size_t>(b) * bytes, bytes,
-                           cudaMemcpyDeviceToDevice));
+        CUDA_OK(cudaMemcpy(big.data() + start + static_cast<std::size_t>(b * far) * 2,
+                           static_cast<const std::uint8_t*>(view.data) + static_cast<std::size_t>(b) * bytes, bytes, cudaMemcpyDeviceToDevice));
       }
       view.data = big.data() + start;
       view.stride[0] = far;

@@ -169,7 +169,7 @@ template <class T>
 struct Attention {
   const AttentionParams& p;
   const Work& w;  // in shared memory: in registers it would cost 30
-  int i;  // first of the thread's two rows
+  int i;          // first of the thread's two rows
   QueryRows rows;
   RowState state;
   std::int64_t head_tiles;  // first tile of the sequence among the tiles of all heads

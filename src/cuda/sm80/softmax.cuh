@@ -247,8 +247,8 @@ struct ValueTile {
 
 // chitu_int8 (docs/methods.md part 2): u8 against the tile's maximum, three sums, the correction of dominated rows.
 template <class T>
-__device__ __forceinline__ void weights_u8(const ValueTile& v, const float (&bias)[2], float (&x)[T::kBlocks][4], uint32_t (&pk)[T::kWords],
-                                           RowState& state, Fold& fold) {
+__device__ __forceinline__ void weights_u8(const ValueTile& v, const float (&bias)[2], float (&x)[T::kBlocks][4], uint32_t (&pk)[T::kWords], RowState& state,
+                                           Fold& fold) {
   float top[2], reference[2], raw[2], visible[2];
   row_max<T>(x, top);
   const float level[2] = {top[0] + bias[0], top[1] + bias[1]};

@@ -6,7 +6,7 @@ namespace chitu::cuda::sm80 {
 
 struct Work {
   int batch, head, head_kv, split;
-  int i0;               // first query row of the block, in the sequence
+  int i0;  // first query row of the block, in the sequence
   int q_len, k_len;
   std::int64_t tensor_batch, q_begin, k_begin;
   std::int64_t q_row0;  // row of the sequence's first query in the codes, scales and partial results of its head
