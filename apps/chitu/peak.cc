@@ -7,14 +7,12 @@
 #include <vector>
 
 #include "chitu/chitu.h"
-#include "cpu/isa.h"
 
 namespace chitu::cli {
 namespace {
 
 /// All threads at once, as the kernels run: cores that share a clock or a thermal budget are slower together. The best of several short rounds.
 double dot_peak_tflops(int threads) {
-  const auto dot_peak = cpu::isa_table().dot_peak;
   constexpr int kRounds = 5;
   constexpr auto kLength = std::chrono::milliseconds(40);
   double best = 0;
@@ -31,7 +29,7 @@ double dot_peak_tflops(int threads) {
         auto now = begin;
         int64_t operations = 0;
         while (now - begin < kLength) {
-          operations += dot_peak(100000);
+          operations += cpu_dot_peak(100000);
           now = std::chrono::steady_clock::now();
         }
         rates[static_cast<size_t>(t)] = static_cast<double>(operations) / std::chrono::duration<double>(now - begin).count();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -26,5 +27,8 @@ CHITU_API std::vector<KernelInfo> explain(const AttentionArgs& args, const Atten
 CHITU_API int cuda_device_count();
 /// Instruction set the CPU backend uses: "scalar", "avx2", "avxvnni", "avx512vnni" or "avx512bf16".
 CHITU_API std::string cpu_isa();
+/// Runs `rounds` rounds of the instruction set's u8 x s8 dot products from registers on the calling thread and returns the operations done
+/// (a multiply and an add count two). Timing it gives the peak that 8-bit kernels are measured against.
+CHITU_API std::int64_t cpu_dot_peak(std::int64_t rounds);
 
 }  // namespace chitu

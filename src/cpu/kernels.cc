@@ -35,5 +35,6 @@ const core::Backend& backend() {
 }  // namespace cpu
 
 std::string cpu_isa() { return cpu::isa_table().name; }
+std::int64_t cpu_dot_peak(std::int64_t rounds) { return cpu::isa_table().dot_peak(rounds); }
 
 }  // namespace chitu
