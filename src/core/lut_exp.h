@@ -18,7 +18,8 @@
 //   flagged tile, or additive mask M (natural-log units)
 //     x[j] = f32(f32(S[j]) * c[g]);  with a mask x[j] = f32(x[j] + f32(M[i,j]*L2E))
 //     b = max x;  t[j] = f32(64*f32(b - x[j]))
-//     flagged: y[j] = f32(x[j] + log2_f32(t_scale[j])), by = max y, and the codes' t[j] = f32(64*f32(by - y[j]))
+//     flagged: y[j] = f32(f32(x[j] - b) + log2_f32(t_scale[j])), by = max y, and the codes' t[j] = f32(64*f32(by - y[j])); the codes' level is b + by.
+//     The difference comes first here, too: at |x| of 2^20 the sum x + log2 t would lose the t.
 //
 // Sums of a row and tile:  R = sum of raw over the codes' indices, Q = sum of code, flagged also Rx = sum of raw over the indices of x. All exact
 // integers, so r = R/32640 in docs/methods.md, and the correction's condition |r - Q/255| > r/64 is the integer test 64*|R - 128*Q| > R.

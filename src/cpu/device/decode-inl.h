@@ -135,7 +135,8 @@ inline void decode_plain(const std::int32_t* s, const TileHead* head, float q_fa
     if (masked) x[j] = Simd::select_i(span.mask(j), x[j], last);
   }
   decode_codes(x, p, out.raw[row], out.codes[row]);
-  out.b[row] = out.by[row] = b;
+  out.b[row] = b;
+  out.by[row] = 0.0f;
   out.sum[row] = static_cast<float>(out.raw[row]);
   if (want_lse && 2 * out.raw[row] > static_cast<std::int32_t>(core::kLutOne) * (span.end - span.begin)) {
     float e[kTile];
@@ -162,23 +163,26 @@ inline void decode_flagged(const std::int32_t* s, const TileHead* head, const fl
     Simd::store(xs + j * kL, x);
     nan = Simd::either(nan, Simd::is_nan(x));
     vb = Simd::max(vb, x);
-    vby = Simd::max(vby, Simd::add(x, Simd::load(log2_t + j * kL)));
   }
   float lanes[2][kL], b = kNegInf, by = kNegInf;
   Simd::store(lanes[0], vb);
-  Simd::store(lanes[1], vby);
-  for (int l = 0; l < kL; ++l) {
-    b = larger(b, lanes[0][l]);
-    by = larger(by, lanes[1][l]);
+  for (int l = 0; l < kL; ++l) b = larger(b, lanes[0][l]);
+  if (Simd::any(nan)) b = __builtin_nanf("");
+  F ys[kVectors];
+  for (int j = 0; j < kVectors; ++j) {
+    ys[j] = Simd::add(Simd::sub(Simd::load(xs + j * kL), Simd::set(b)), Simd::load(log2_t + j * kL));
+    vby = Simd::max(vby, ys[j]);
   }
-  if (Simd::any(nan)) b = by = __builtin_nanf("");
+  Simd::store(lanes[1], vby);
+  for (int l = 0; l < kL; ++l) by = larger(by, lanes[1][l]);
+  if (Simd::any(nan)) by = b;
   const Simd::Lut lut = Simd::lut();
   I x[kVectors], y[kVectors], raw_x = Simd::zero_i();
   for (int j = 0; j < kVectors; ++j) {
     const F v = Simd::load(xs + j * kL);
     const M m = span.mask(j);
     x[j] = Simd::select_i(m, Simd::min_u(Simd::to_i(Simd::mul(Simd::sub(Simd::set(b), v), k64)), last), last);
-    y[j] = Simd::select_i(m, Simd::min_u(Simd::to_i(Simd::mul(Simd::sub(Simd::set(by), Simd::add(v, Simd::load(log2_t + j * kL))), k64)), last), last);
+    y[j] = Simd::select_i(m, Simd::min_u(Simd::to_i(Simd::mul(Simd::sub(Simd::set(by), ys[j]), k64)), last), last);
   }
   for (int j = 0; j < kVectors; j += 2) Simd::lut_sum(lut, x[j], x[j + 1], raw_x);
   decode_codes(y, p, out.raw[row], out.codes[row]);

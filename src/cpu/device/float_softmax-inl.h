@@ -39,12 +39,12 @@ CHITU_INLINE F move_max(const FloatTile& t, int v, F level, FloatState& state) {
     const M move = Simd::either(Simd::either(first, high), Simd::is_nan(top));
     m1 = Simd::select(move, top, m);
   }
-  const F base = Simd::select(Simd::eq(m1, none), Simd::zero(), m1);
-  const F keep = Simd::select(Simd::eq(m, m1), Simd::set(1.0f), exp2_row(Simd::sub(m, base)));
+  const F keep = Simd::select(Simd::eq(m, m1), Simd::set(1.0f), exp2_row(Simd::sub(m, Simd::select(Simd::eq(m1, none), Simd::zero(), m1))));
   Simd::store(state.m + v * kL, m1);
   Simd::store(state.keep + v * kL, keep);
   Simd::store(state.sum + v * kL, Simd::mul(Simd::load(state.sum + v * kL), keep));
-  return Simd::sub(base, bias);
+  // m1 - bias, but not by way of the bias: where it is huge, its rounding would put the level octaves away from the tile's largest key
+  return Simd::select(Simd::eq(level, none), Simd::zero(), Simd::add(level, Simd::sub(m1, top)));
 }
 
 CHITU_INLINE F rounded(const FloatTile& t, F p) {

@@ -33,8 +33,8 @@ CHITU_INLINE I clamp_index(I index, const LutTile& t, bool masked, int key, int 
   return masked ? Simd::select_i(visible_mask(t.bits, key, v), x, last) : x;
 }
 
-/// Second half, common to both paths: state and factors from the sums.
-CHITU_INLINE void finish_tile(const LutTile& t, int v, F b, F level_b, I raw, I codes, F lse_sum, bool flagged, RowState& state, TileFactors& f) {
+/// Second half, common to both paths: state and factors from the sums. by: level of a flagged tile's codes, counted from b.
+CHITU_INLINE void finish_tile(const LutTile& t, int v, F b, F by, I raw, I codes, F lse_sum, bool flagged, RowState& state, TileFactors& f) {
   const F none = Simd::set(kNegInf);
   const M hidden = Simd::eq(b, none);
   const F bias = Simd::load(t.bias + v * kL);
@@ -43,8 +43,7 @@ CHITU_INLINE void finish_tile(const LutTile& t, int v, F b, F level_b, I raw, I 
   const F base = Simd::select(Simd::eq(m1, none), Simd::zero(), m1);
   const F keep = exp2_row(Simd::sub(m, base));
   const F beta = Simd::select(hidden, Simd::zero(), exp2_row(Simd::sub(level, base)));
-  // level of the codes against level of the sums: not by way of the bias, whose rounding would count
-  const F code_beta = flagged ? Simd::select(hidden, Simd::zero(), Simd::mul(beta, exp2_row(Simd::sub(level_b, b)))) : beta;
+  const F code_beta = flagged ? Simd::select(hidden, Simd::zero(), Simd::mul(beta, exp2_row(by))) : beta;
 
   const I diff = Simd::sub_i(raw, Simd::shl<7>(codes));  // R - 128 Q
   const I size = Simd::max_i(diff, Simd::sub_i(Simd::zero_i(), diff));
@@ -118,15 +117,15 @@ inline void lut_softmax_plain(const LutTile& t, int v, RowState& state, TileFact
       lse_sum = Simd::select(flat, Simd::mul(sum, Simd::set(static_cast<float>(core::kLutOne))), lse_sum);
     }
   }
-  finish_tile(t, v, b, b, raw, codes, lse_sum, false, state, f);
+  finish_tile(t, v, b, Simd::zero(), raw, codes, lse_sum, false, state, f);
 }
 
-/// Flagged tiles and additive masks: x in f32 first, then indices below the maximum of x (sums) and of y = x + log2 t (codes).
+/// Flagged tiles and additive masks: x in f32 first, then indices below the maximum b of x (sums) and of y = x - b + log2 t (codes).
 template <bool masked>
 inline void lut_softmax_general(const LutTile& t, int v, RowState& state, TileFactors& f, std::uint32_t* p) {
   const bool flagged = t.log2_t != nullptr;
   const F none = Simd::set(kNegInf), k64 = Simd::set(64.0f);
-  F c[kGroups], b = none, by = none;
+  F c[kGroups], b = none;
   for (int g = 0; g < kGroups; ++g) c[g] = Simd::mul(Simd::load(t.q_factor + v * kL), Simd::set(t.head->k_scale[g]));
   auto* xs = reinterpret_cast<float*>(t.s) + v * kL;
   M nan = Simd::invert(Simd::all());
@@ -137,10 +136,14 @@ inline void lut_softmax_general(const LutTile& t, int v, RowState& state, TileFa
     Simd::store(xs + key * kMq, x);
     nan = Simd::either(nan, Simd::is_nan(x));
     b = Simd::max(b, x);
-    if (flagged) by = Simd::max(by, Simd::add(x, Simd::set(t.log2_t[key])));
   }
   b = Simd::select(nan, Simd::set(__builtin_nanf("")), b);
-  by = Simd::select(nan, b, flagged ? by : b);
+  F by = flagged ? none : Simd::zero();
+  auto y_of = [&](int key) { return Simd::add(Simd::sub(Simd::load(xs + key * kMq), b), Simd::set(t.log2_t[key])); };
+  if (flagged) {
+    for (int key = t.begin; key < t.end; ++key) by = Simd::max(by, y_of(key));
+    by = Simd::select(nan, b, by);
+  }
   const Simd::Lut lut = Simd::lut();
   I raw = Simd::zero_i(), codes = Simd::zero_i(), raw_x = Simd::zero_i();
   for (int key = t.begin; key < t.end; key += 4) {
@@ -150,7 +153,7 @@ inline void lut_softmax_general(const LutTile& t, int v, RowState& state, TileFa
       const F s = Simd::load(xs + (key + i) * kMq);
       x[i] = clamp_index(Simd::to_i(Simd::mul(Simd::sub(b, s), k64)), t, masked, key + i, v);
       y[i] = x[i];
-      if (flagged) y[i] = clamp_index(Simd::to_i(Simd::mul(Simd::sub(by, Simd::add(s, Simd::set(t.log2_t[key + i]))), k64)), t, masked, key + i, v);
+      if (flagged) y[i] = clamp_index(Simd::to_i(Simd::mul(Simd::sub(by, y_of(key + i)), k64)), t, masked, key + i, v);
     }
     if (flagged) {
       Simd::lut_sum(lut, x[0], x[1], raw_x);

@@ -241,6 +241,7 @@ inline void quantize_tile(const QuantizeArgs& a, std::int64_t index, void* scrat
   unsigned char* tile = a.tiles + index * a.layout.bytes;
   auto* x = static_cast<float*>(scratch);
   __builtin_memset(tile + a.layout.head, 0, 64);
+  __builtin_memset(tile + a.layout.token, 0, kTile * sizeof(float));  // not every tile fills it, and blobs should not depend on what was there
   quantize_k_tile(a, first, count, tile, x, x + kTile * a.layout.dk);
   if (a.layout.dv != 0) quantize_v_tile(a, first, count, tile, x);
 }
