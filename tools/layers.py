@@ -54,11 +54,6 @@ MAY_INCLUDE = {
 # The oracles judge the kernels, so they share definitions with them, but no arithmetic beyond the rounding of one value.
 EVAL_CORE = {"src/core/codec.h", "src/core/mask.h", "src/core/scheme.h", "src/core/hd.h", "src/core/rotation.h"}
 
-# One file, one include, one reason.
-EXCEPTIONS = {
-    ("apps/chitu/peak.cc", "src/cpu/isa.h"),  # `bench` measures the machine's peak with the instructions that the kernels use
-}
-
 # Headers that are neither ours nor the standard library's, and where they may be included.
 THIRD_PARTY = [
     (r"cuda\w*\.h|cuda_.*\.h|mma\.h|nv/.*|cooperative_groups.*", ["src/cuda/", "src/distributed/nccl_comm.cc", "apps/chitu/device_cuda.cc", "tests/"]),
@@ -95,7 +90,7 @@ def check_third_party(path, name):
 
 def check_own(path, target):
     source, wanted = layer_of(path), layer_of(target)
-    if source == wanted or (path, target) in EXCEPTIONS:
+    if source == wanted:
         return None
     if wanted not in MAY_INCLUDE[source]:
         return f"layer {source} may not include layer {wanted} ({target})"
