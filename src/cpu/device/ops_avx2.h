@@ -104,8 +104,9 @@ struct Simd {
   }
   static void store_mask(std::uint8_t* p, M m) { *p = static_cast<std::uint8_t>(_mm256_movemask_ps(as_f(m))); }
 
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-  static void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+  // always_inline, or GCC finds functions without effect and drops the calls
+  static CHITU_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  static CHITU_INLINE void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
   static F load_row(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
   static F load_row_f16(const std::uint16_t* p, int n) { return _mm256_cvtph_ps(load_words(p, n)); }

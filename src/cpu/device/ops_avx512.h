@@ -90,8 +90,9 @@ struct Simd {
   }
   static I lane_index() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
 
-  static void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-  static void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+  // always_inline, or GCC finds functions without effect and drops the calls
+  static CHITU_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+  static CHITU_INLINE void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
   // first n lanes of a row in memory as f32, the rest 0; masked loads do not touch what they do not load
   static F load_row(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }

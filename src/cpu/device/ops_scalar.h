@@ -116,8 +116,8 @@ struct Simd {
     for (int i = 0; i < kLanes; ++i) *p = static_cast<std::uint8_t>(*p | (m.at[i] ? 1u << i : 0u));
   }
 
-  static void prefetch(const void* p) { __builtin_prefetch(p); }
-  static void prefetch_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
+  static CHITU_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+  static CHITU_INLINE void prefetch_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
   static F load_row(const float* p, int n) { return make<F>([=](int i) { return i < n ? p[i] : 0.0f; }); }
   static F load_row_f16(const std::uint16_t* p, int n) { return make<F>([=](int i) { return i < n ? half_to_float(p[i]) : 0.0f; }); }
