@@ -66,12 +66,30 @@ std::string refuse(const core::Kernel& row, const Problem& p, const AttentionOpt
   return row.why_not(p);
 }
 
+/// A blob shorter than its shape says would be read beyond its end.
+void check_blob(const QuantizedKV& kv, const core::Backend& backend, const Problem& p) {
+  core::QuantizeProblem q;
+  q.device = p.device;
+  q.caps = p.caps;
+  q.dtype = kv.dtype;
+  q.scheme = core::default_scheme(kv.method, kv.dtype);
+  q.batch = kv.batch;
+  q.seqlen_k = kv.seqlen;
+  q.num_heads_kv = kv.num_heads_kv;
+  q.head_dim = kv.head_dim;
+  q.head_dim_v = kv.head_dim_v;
+  if (!backend.quantize_why_not(q).empty()) return;  // no row will take it either, and says why
+  const std::size_t want = backend.quantized_kv_bytes(q);
+  CHITU_CHECK(kv.bytes >= want, "kv.bytes: want at least ", want, " for its shape, got ", kv.bytes);
+}
+
 /// Every row for every candidate method, best first; a verified row of a method goes before an unverified one of any method.
 std::vector<Candidate> candidates(const AttentionArgs& args, const AttentionOptions& options) {
   Problem base = core::validate(args, options);
   const auto all = backends(base.device.type);
   if (std::string why = all.front()->unavailable(base.device); !why.empty()) core::fail<Unsupported>("device: ", why);
   base.caps = all.front()->caps(base.device);
+  if (args.kv != nullptr) check_blob(*args.kv, *all.front(), base);
   const auto methods = candidate_methods(args, options, base);
   const bool automatic = methods.size() > 1;
   std::vector<Candidate> list;
@@ -134,6 +152,7 @@ void run(const Plan& plan, const AttentionArgs& args, void* workspace, Stream st
   CHITU_CHECK(args.kv == nullptr || args.kv->method == p.scheme.method, "kv.method: want ", method_name(p.scheme.method), " as planned, got ",
               method_name(args.kv == nullptr ? Method::automatic : args.kv->method));
   if (is_empty(p)) return;
+  if (args.kv != nullptr) check_blob(*args.kv, primary_backend(p.device.type), p);
   CHITU_CHECK(workspace != nullptr || impl.workspace_bytes == 0, "workspace: want ", impl.workspace_bytes, " bytes, got null");
   CHITU_CHECK(reinterpret_cast<std::uintptr_t>(workspace) % core::Workspace::kAlign == 0, "workspace: want 256-byte alignment, got address ", workspace);
   core::Workspace carve(workspace, impl.workspace_bytes);

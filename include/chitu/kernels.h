@@ -25,7 +25,7 @@ CHITU_API std::vector<KernelInfo> list_kernels(Device device);
 CHITU_API std::vector<KernelInfo> explain(const AttentionArgs& args, const AttentionOptions& options = {});
 /// Number of CUDA devices the library can see (0 when built without CUDA or without a driver).
 CHITU_API int cuda_device_count();
-/// Instruction set the CPU backend uses: "scalar", "avx2", "avxvnni", "avx512vnni" or "avx512bf16".
+/// Instruction set the CPU backend uses: "scalar", "avx2", "avx512vnni" or "avx512bf16".
 CHITU_API std::string cpu_isa();
 /// Runs `rounds` rounds of the instruction set's u8 x s8 dot products from registers on the calling thread and returns the operations done
 /// (a multiply and an add count two). Timing it gives the peak that 8-bit kernels are measured against.

@@ -22,7 +22,8 @@ struct QuantizedKV {
 
 struct QuantizeOptions {
   Method method = Method::chitu_int8;
-  const std::int32_t* seqlens_k = nullptr;  ///< optional [batch] on the device of k: only the first seqlens_k[b] keys count
+  const std::int32_t* seqlens_k = nullptr;  ///< optional [batch] on the device of k: only the first seqlens_k[b] keys count;
+                                            ///< a call that reads the blob gives the same lengths in AttentionArgs::sequences.seqlens_k
 };
 
 /// Size of the blob; depends on shapes, dtype and method only.

@@ -187,10 +187,11 @@ Scheme resolve_scheme(Method method, DType input, const SchemeOptions& o) {
               "scheme.granularity, family, pv_accumulation: only sage1 and sage2 take them, the method is ", name);
   CHITU_CHECK(sage || int_flash || !(o.smooth_k || o.smooth_q || o.smooth_v),
               "scheme.smooth_k, smooth_q, smooth_v: only the sage and int_flash methods take them, the method is ", name);
-  CHITU_CHECK(!o.family || o.granularity || method == Method::sage2,
-              "scheme.family: only granularities per_warp and per_thread depend on it; set scheme.granularity too");
+  const Granularity granularity = o.granularity.value_or(method == Method::sage2 ? Granularity::per_thread : Granularity::per_block);
+  CHITU_CHECK(!o.family || granularity == Granularity::per_warp || granularity == Granularity::per_thread,
+              "scheme.family: only granularities per_warp and per_thread depend on it; set scheme.granularity to one of them");
   if (o.granularity || o.family) {
-    apply_granularity(s, o.granularity.value_or(Granularity::per_thread), o.family.value_or(FragmentFamily::sm90));
+    apply_granularity(s, granularity, o.family.value_or(FragmentFamily::sm90));
   }
   if (o.pv_accumulation) apply_accumulation(s, *o.pv_accumulation);
   if (o.smooth_k) s.k_center = *o.smooth_k ? Center::sequence_mean : Center::none;

@@ -10,6 +10,7 @@ namespace chitu::core {
 namespace {
 
 constexpr std::int64_t kMaxHeadDim = 256;
+constexpr std::int64_t kMaxKvSize = std::int64_t{1} << 31;
 
 bool is_float(DType t) { return t == DType::f32 || t == DType::f16 || t == DType::bf16; }
 
@@ -38,7 +39,8 @@ void check_kv(const AttentionArgs& a, Problem& p) {
     CHITU_CHECK(kv.dtype == a.q.dtype, "kv.dtype: want the dtype of q (", dtype_name(a.q.dtype), "), got ", dtype_name(kv.dtype));
     CHITU_CHECK(kv.head_dim == a.q.shape[3], "kv.head_dim: want that of q (", a.q.shape[3], "), got ", kv.head_dim);
     CHITU_CHECK(kv.batch == a.q.shape[0], "kv.batch: want that of q (", a.q.shape[0], "), got ", kv.batch);
-    CHITU_CHECK(kv.seqlen >= 0, "kv.seqlen: want >= 0, got ", kv.seqlen);
+    CHITU_CHECK(kv.seqlen >= 0 && kv.seqlen < kMaxKvSize, "kv.seqlen: want 0..2^31 - 1, got ", kv.seqlen);
+    CHITU_CHECK(kv.num_heads_kv < kMaxKvSize, "kv.num_heads_kv: want less than 2^31, got ", kv.num_heads_kv);
     CHITU_CHECK(kv.num_heads_kv >= 0 && (kv.num_heads_kv == 0 ? p.num_heads_q == 0 : p.num_heads_q % kv.num_heads_kv == 0),
                 "kv.num_heads_kv: want a divisor of num_heads_q = ", p.num_heads_q, ", got ", kv.num_heads_kv);
     CHITU_CHECK(kv.head_dim_v >= 1 && kv.head_dim_v <= kMaxHeadDim, "kv.head_dim_v: want 1..", kMaxHeadDim, ", got ", kv.head_dim_v);
@@ -261,6 +263,15 @@ void validate_merge(const TensorView& out, const LseView& lse, const ConstTensor
   sums("lse_b", lse_b);
   check_no_self_overlap("out", out);
   check_no_self_overlap("lse", lse);
+  auto apart = [](const char* what, ByteRange x, const char* other, ByteRange y) {
+    CHITU_CHECK(x.end <= y.begin || y.end <= x.begin, what, ": must not overlap ", other, ", but their memory does");
+  };
+  const ByteRange o = byte_range("out", out), l = byte_range("lse", lse);
+  apart("out", o, "out_b", byte_range("out_b", out_b));
+  apart("out", o, "lse_b", byte_range("lse_b", lse_b));
+  apart("out", o, "lse", l);
+  apart("lse", l, "out_b", byte_range("out_b", out_b));
+  apart("lse", l, "lse_b", byte_range("lse_b", lse_b));
 }
 
 }  // namespace chitu::core

@@ -3,6 +3,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
+
+#include "chitu/error.h"
+#include "core/check.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -38,14 +42,16 @@ Isa detect() {
 Isa detect() { return Isa::scalar; }
 #endif
 
+constexpr std::pair<const char*, Isa> kTierNames[] = {
+    {"scalar", Isa::scalar}, {"avx2", Isa::avx2}, {"avx512vnni", Isa::avx512vnni}, {"avx512bf16", Isa::avx512bf16}, {"best", Isa::avx512bf16}};
+
 Isa lowered(Isa best) {
   const char* text = std::getenv("CHITU_CPU_ISA");
   if (text == nullptr) return best;
-  Isa wish = best;
-  if (std::strcmp(text, "scalar") == 0) wish = Isa::scalar;
-  if (std::strcmp(text, "avx2") == 0 || std::strcmp(text, "avxvnni") == 0) wish = Isa::avx2;
-  if (std::strcmp(text, "avx512vnni") == 0) wish = Isa::avx512vnni;
-  return wish < best ? wish : best;
+  for (const auto& [name, tier] : kTierNames) {
+    if (std::strcmp(text, name) == 0) return tier < best ? tier : best;
+  }
+  core::fail<InvalidArgument>("environment CHITU_CPU_ISA: want scalar, avx2, avx512vnni, avx512bf16 or best, got '", text, "'");
 }
 
 }  // namespace

@@ -10,6 +10,9 @@
 #include <thread>
 #include <vector>
 
+#include "chitu/error.h"
+#include "core/check.h"
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -105,8 +108,10 @@ class Pool {
 
 int default_threads() {
   if (const char* text = std::getenv("CHITU_NUM_THREADS")) {
-    const long n = std::strtol(text, nullptr, 10);
-    if (n > 0 && n <= 4096) return static_cast<int>(n);
+    char* end = nullptr;
+    const long n = std::strtol(text, &end, 10);
+    CHITU_CHECK(end != text && *end == '\0' && n >= 0 && n <= 4096, "environment CHITU_NUM_THREADS: want a number 0..4096 (0 = default), got '", text, "'");
+    if (n > 0) return static_cast<int>(n);
   }
 #if defined(__linux__)
   cpu_set_t set;
