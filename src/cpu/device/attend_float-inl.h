@@ -100,6 +100,24 @@ inline TileOperands tile_operands(const AttendArgs& a, const FloatPlan& plan, co
   return t;
 }
 
+/// Asks for the operands of the next tile: rows of a head lie apart, so no hardware prefetcher follows them.
+inline void prefetch_rows(const Rows& rows, std::int64_t first, std::int64_t count, int head_dim) {
+  const int size = rows.elem == Elem::f32 ? 4 : 2;
+  for (std::int64_t r = first; r < first + count; ++r)
+    for (int byte = 0; byte < head_dim * size; byte += 64) Simd::prefetch_l2(static_cast<const char*>(rows.data) + r * rows.stride * size + byte);
+}
+inline void prefetch_tile(const AttendArgs& a, const FloatPlan& plan, std::int64_t index) {
+  const TileLayout& l = a.layout;
+  const std::int64_t first = index * kTile, count = smaller<std::int64_t>(kTile, a.seqlen_k - first);
+  if (plan.int8_scores) {
+    const unsigned char* tile = a.tiles + index * l.bytes;
+    for (std::int64_t byte = 0; byte < l.bytes; byte += 64) Simd::prefetch_l2(tile + byte);
+  } else {
+    prefetch_rows(a.k, first, count, l.head_dim);
+  }
+  if (a.p != PKind::s8) prefetch_rows(a.v, first, count, l.head_dim_v);
+}
+
 /// Q.K of a tile into w.s.
 inline Scores tile_scores(const AttendArgs& a, const FloatPlan& plan, const FloatScratch& w, const FloatBlock& block, const Words& k, std::int64_t index,
                           const TileSpan& span) {
@@ -247,6 +265,7 @@ inline void attend_float(const AttendArgs& a, std::int64_t index, void* scratch)
     bool masked = false;
     for (int i = 0; i < blocks; ++i) masked = masked || block[i].seen.span(tile, a.mask_kind != MaskKind::none).masked;
     const TileOperands operands = tile_operands(a, plan, w, tile, masked);
+    if (tile + 1 < end) prefetch_tile(a, plan, tile + 1);
     for (int i = 0; i < blocks; ++i) {
       const FloatBlock& b = block[i];
       if (tile < b.first || tile >= b.end) continue;
