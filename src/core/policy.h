@@ -11,8 +11,8 @@ namespace chitu::core {
 /// Fewest keys for which the 8-bit method is faster than `exact` on this device, quantization included.
 inline std::int64_t break_even_keys(const Problem& p) {
   if (p.device.type == DeviceType::cpu) return 256;
-  if (p.head_dim <= 64) return 16384;
-  return p.head_dim <= 128 ? 8192 : 4096;
+  if (p.head_dim <= 64) return 65536;
+  return p.head_dim <= 128 ? 16384 : 8192;
 }
 
 /// Methods in the order in which `automatic` tries them.
