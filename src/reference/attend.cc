@@ -250,11 +250,11 @@ void Block::visit(RowState& r) {
   const bool c3 = s_.v == VFormat::s8_c3, flagged = c3 && v_.flagged[static_cast<std::size_t>(tile_.number)];
   if (flagged)
     flagged_weights(s_, scores_, v_.token_scale.data() + tile_.number * s_.tile_n, level, weights_);
-  else
-    tile_weights(s_, scores_, s_.p_ref == PReference::tile ? level : r.m - tile_bias, weights_);
+  else  // counted from the tile's own level, where a huge bias cannot swallow the distances
+    tile_weights(s_, scores_, s_.p_ref == PReference::tile ? level : tile_bias == 0 ? r.m : level + (r.m - top), weights_);
   const bool tile_ref = s_.p_ref == PReference::tile;
   const double sum_weight = tile_ref ? exp2_f32(top - r.m) : 1.0f;
-  double code_weight = flagged ? exp2_f32(weights_.code_level + tile_bias - r.m) : sum_weight;
+  double code_weight = flagged ? sum_weight * exp2_f32(weights_.code_level) : sum_weight;
   if (c3 && !flagged) code_weight *= v_.tile_scale[static_cast<std::size_t>(tile_.number)];
   add_product(r, code_weight);
   r.lse_sum += sum_weight * weights_.lse_sum;

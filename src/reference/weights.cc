@@ -139,7 +139,7 @@ void flagged_weights(const core::Scheme& s, const TileScores& t, const float* to
   TileScores scaled{t.index, t.x, {}, {}, {}, true};
   tile_weights(s, scaled, level, out);
   const double lse_sum = out.lse_sum;
-  for (std::size_t i = 0; i < t.x.size(); ++i) scaled.x[i] = t.x[i] + core::log2_f32(token_scale[t.index[i]]);
+  for (std::size_t i = 0; i < t.x.size(); ++i) scaled.x[i] = (t.x[i] - level) + core::log2_f32(token_scale[t.index[i]]);
   tile_weights(s, scaled, nan_max(scaled.x), out);
   out.lse_sum = lse_sum;
 }
