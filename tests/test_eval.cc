@@ -125,13 +125,25 @@ TEST(Compare, ByHand) {
 
 TEST(Compare, CountsWhatIsNotFinite) {
   const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
-  const std::vector<float> o{nan, inf, 1, nan}, lse{0, -inf, nan, -inf};
-  const std::vector<double> r{1, 1, 1, std::nan("")}, lse_ref{0.5, -inf, 0, 0};
+  const std::vector<float> o{nan, inf, 1, nan, 1, 2}, lse{0, -inf, nan, -inf};
+  const std::vector<double> r{1, 1, 1, std::nan(""), inf, 2}, lse_ref{0.5, -inf, 0, 0};
   const Metrics m = compare(o, r, 2, lse, lse_ref);
-  EXPECT_EQ(m.nan, 1);
+  EXPECT_EQ(m.nan, 2);  // also where the reference is NaN: whoever reads the output must learn of it
   EXPECT_EQ(m.inf, 1);
+  EXPECT_EQ(m.laundered, 1);
+  EXPECT_EQ(m.compared, 2);
+  EXPECT_EQ(m.lse_compared, 1);
   EXPECT_EQ(m.lse_not_finite_mismatch, 2);
   EXPECT_DOUBLE_EQ(m.lse_max, 0.5);
+  EXPECT_FALSE(m.clean());
+}
+
+TEST(Compare, FiniteWhereTheReferenceIsNotIsNotClean) {
+  const std::vector<float> o{1};
+  const std::vector<double> r{std::nan("")};
+  const Metrics m = compare(o, r, 1);
+  EXPECT_EQ(m.laundered, 1);
+  EXPECT_EQ(m.compared, 0);
   EXPECT_FALSE(m.clean());
 }
 
@@ -200,6 +212,31 @@ TEST(Exact64, MasksAndEmptyRows) {
   long double lse;
   const auto want = textbook(in, 0, 0, 3, 2, 4, 1 / std::sqrt(8.0f), &lse);
   EXPECT_NEAR(boolean.lse[3], static_cast<double>(lse), 1e-14);
+}
+
+TEST(Exact64, BroadcastMasksWithDenseStrides) {
+  const Shape s{2, 3, 5, 2, 1, 8, 8};
+  const Inputs in = make_inputs(*find_input_set("1"), s, 4, DType::f32);
+  AttentionArgs a;
+  a.q = contiguous_view<const void*, 4>(in.q.data(), DType::f32, {2, 3, 2, 8});
+  a.k = contiguous_view<const void*, 4>(in.k.data(), DType::f32, {2, 5, 1, 8});
+  a.v = contiguous_view<const void*, 4>(in.v.data(), DType::f32, {2, 5, 1, 8});
+  const auto rows = sample_rows(2, 2, 3, 0);
+  for (const std::array<std::int64_t, 4> shape : {std::array<std::int64_t, 4>{1, 1, 1, 5}, {1, 1, 3, 5}, {2, 1, 3, 1}, {1, 2, 1, 5}}) {
+    std::vector<float> part(static_cast<std::size_t>(shape[0] * shape[1] * shape[2] * shape[3])), whole;
+    for (std::size_t i = 0; i < part.size(); ++i) part[i] = 0.25f * static_cast<float>(i);
+    for (std::int64_t b = 0; b < 2; ++b)
+      for (std::int64_t h = 0; h < 2; ++h)
+        for (std::int64_t i = 0; i < 3; ++i)
+          for (std::int64_t j = 0; j < 5; ++j)
+            whole.push_back(part[static_cast<std::size_t>((((b % shape[0]) * shape[1] + h % shape[1]) * shape[2] + i % shape[2]) * shape[3] + j % shape[3])]);
+    a.mask = contiguous_view<const void*, 4>(whole.data(), DType::f32, {2, 2, 3, 5});
+    const ExactRows want = exact64(a, {}, {}, rows, 1);
+    a.mask = contiguous_view<const void*, 4>(part.data(), DType::f32, shape);
+    const ExactRows got = exact64(a, {}, {}, rows, 1);
+    EXPECT_EQ(got.out, want.out);
+    EXPECT_EQ(got.lse, want.lse);
+  }
 }
 
 TEST(SampleRows, SortedUniqueSpreadAndComplete) {

@@ -11,7 +11,7 @@ void Comparison::add(std::span<const float> out, std::span<const double> referen
   for (std::size_t i = 0; i < reference.size(); ++i) {
     const double o = out[i], r = reference[i];
     if (!std::isfinite(o) || !std::isfinite(r)) {
-      if (std::isfinite(r)) (std::isnan(o) ? nan_ : inf_) += 1;
+      (std::isfinite(o) ? laundered_ : std::isnan(o) ? nan_ : inf_) += 1;
       continue;
     }
     const double d = o - r;
@@ -51,6 +51,7 @@ void Comparison::merge(const Comparison& o) {
   count_ += o.count_;
   nan_ += o.nan_;
   inf_ += o.inf_;
+  laundered_ += o.laundered_;
   mismatch_ += o.mismatch_;
   dot_ += o.dot_;
   oo_ += o.oo_;
@@ -77,6 +78,9 @@ Metrics Comparison::metrics() const {
   m.worst_row_index = worst_index_;
   m.nan = nan_;
   m.inf = inf_;
+  m.laundered = laundered_;
+  m.compared = count_;
+  m.lse_compared = static_cast<std::int64_t>(lse_errors_.size());
   m.lse_not_finite_mismatch = mismatch_;
   if (!lse_errors_.empty()) {
     std::vector<double> sorted = lse_errors_;

@@ -106,7 +106,11 @@ void visit_keys(const AttentionArgs& a, const Extent& e, double scale, Row& r, s
 
 }  // namespace
 
-ExactRows exact64(const AttentionArgs& a, const Mask& mask, std::optional<float> softmax_scale, std::span<const RowIndex> rows, int threads) {
+ExactRows exact64(const AttentionArgs& args, const Mask& mask, std::optional<float> softmax_scale, std::span<const RowIndex> rows, int threads) {
+  AttentionArgs a = args;
+  for (std::size_t i = 0; i < 4; ++i) {
+    if (a.mask.shape[i] == 1) a.mask.stride[i] = 0;  // broadcasts, whatever its stride says
+  }
   const std::int64_t d_qk = a.q.shape[3], d_v = a.v.shape[3], group = a.q.shape[2] / std::max<std::int64_t>(1, a.k.shape[2]);
   const double scale = softmax_scale.value_or(static_cast<float>(1.0 / std::sqrt(static_cast<double>(d_qk))));
   ExactRows result{d_v, std::vector<double>(rows.size() * static_cast<std::size_t>(d_v), 0.0),
