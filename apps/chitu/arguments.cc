@@ -8,16 +8,21 @@
 namespace chitu::cli {
 namespace {
 
+/// An empty value comes from a script whose variable was not set: taking it for "not given" would compute something else.
+std::string refuse_empty(const std::string& text) { return text.empty() ? "the value is empty" : ""; }
+
 class Cli11Arguments : public Arguments {
  public:
   explicit Cli11Arguments(CLI::App& app) : app_(app) {}
   void value(const char* name, std::string& value, const std::string& help, const char* type) override {
-    CLI::Option* option = app_.add_option(name, value, help)->type_name(type);
+    CLI::Option* option = app_.add_option(name, value, help)->type_name(type)->check(refuse_empty);
     if (!value.empty()) option->capture_default_str();
   }
-  void value(const char* name, int64_t& value, const std::string& help, const char* type) override { app_.add_option(name, value, help)->type_name(type); }
+  void value(const char* name, int64_t& value, const std::string& help, const char* type) override {
+    app_.add_option(name, value, help)->type_name(type)->check(refuse_empty);
+  }
   void required(const char* name, std::string& value, const std::string& help, const char* type) override {
-    app_.add_option(name, value, help)->type_name(type)->required();
+    app_.add_option(name, value, help)->type_name(type)->required()->check(refuse_empty);
   }
   void flag(const char* name, bool& value, const std::string& help) override { app_.add_flag(name, value, help); }
 

@@ -21,6 +21,18 @@ std::vector<unsigned char> normal_tensor(int64_t elements, uint64_t seed, uint32
   return eval::encode(values, dtype);
 }
 
+/// The library's checks of shapes and mask, before minutes go into the reference and before sums of huge window sizes overflow.
+void refuse_bad_call(const AttentionArgs& args, const BenchSettings& settings) {
+  AttentionOptions options;
+  options.method = Method::exact;
+  options.mask = settings.mask;
+  options.softmax_scale = settings.scale;
+  try {
+    plan(args, options);
+  } catch (const Unsupported&) {  // each method reports that in its own row
+  }
+}
+
 }  // namespace
 
 /// What the methods of one length share.
@@ -67,13 +79,14 @@ void Bench::run_length(int64_t seqlen) {
   shared.host.q = contiguous_view<const void*, 4>(shared.q.data(), s.dtype, {s.batch, seqlen_q, s.heads.q, s.head_dim});
   shared.host.k = contiguous_view<const void*, 4>(shared.k.data(), s.dtype, {s.batch, seqlen, s.heads.kv, s.head_dim});
   shared.host.v = contiguous_view<const void*, 4>(shared.v.data(), s.dtype, {s.batch, seqlen, s.heads.kv, s.head_dim});
+  shared.call.emplace(shared.host, s.device, false, true);
+  refuse_bad_call(shared.call->args(), s);
   shared.flops = 4.0 * static_cast<double>(s.batch * s.heads.q * s.head_dim) * visible_pairs(seqlen_q, seqlen, s.mask);
 
   shared.sample = choose_sample(shared.host, s.reference_rows, kReferenceWork);
   step(fmt::format("N = {}: fp64 reference of {} rows", seqlen, shared.sample.rows.size()), 0);
   shared.reference = eval::exact64(shared.host, s.mask, s.scale, shared.sample.rows, num_threads());
   step("", work(seqlen));
-  shared.call.emplace(shared.host, s.device, false, true);
   for (const Method method : s.methods) {
     const double before = state().done;
     step(fmt::format("N = {}: {}", seqlen, method_name(method)), 0);
@@ -105,6 +118,16 @@ BenchRow Bench::run_method(Case& shared, Method method) {
     return row;
   }
   row.method = method_name(chosen->method());
+  if (s.quantized_kv) {
+    try {
+      QuantizeOptions quantize;
+      quantize.method = chosen->method();
+      quantized_kv_bytes(call.args().k, call.args().v, quantize);
+    } catch (const Error&) {
+      row.note = "no quantized K and V for this method";
+      return row;  // the plain path's values would pass for those of a cache
+    }
+  }
   row.kernel = chosen->kernel();
   row.workspace_bytes = chosen->workspace_bytes();
   options.method = chosen->method();
@@ -176,7 +199,10 @@ void Bench::measure_kernel(Case& shared, const AttentionOptions& options, BenchR
     args.k = args.v = ConstTensorView{};
     args.kv = &kv;
     const Plan chosen = plan(args, options);
-    if (chosen.kernel().starts_with("ref_")) return;
+    if (chosen.kernel().starts_with("ref_")) {
+      if (s.quantized_kv) row.note = "specification only: no kernel for quantized K and V on this device";
+      return;
+    }
     row.workspace_bytes = s.quantized_kv ? chosen.workspace_bytes() : row.workspace_bytes;
     const Buffer workspace(s.device, chosen.workspace_bytes());
     if (s.quantized_kv && s.peak_memory) row.peak_memory = static_cast<int64_t>(chosen.workspace_bytes());
@@ -195,7 +221,7 @@ void Bench::measure_kernel(Case& shared, const AttentionOptions& options, BenchR
 nlohmann::ordered_json row_json(const BenchSettings& s, const BenchRow& row) {
   using Json = nlohmann::ordered_json;
   const auto number = [](std::optional<double> value) { return value && std::isfinite(*value) ? Json(*value) : Json(nullptr); };
-  const auto metric = [&](double eval::Metrics::*field) { return row.accuracy ? number((*row.accuracy).*field) : Json(nullptr); };
+  const auto metric = [&](double eval::Metrics::*field) { return row.accuracy && row.accuracy->compared > 0 ? number((*row.accuracy).*field) : Json(nullptr); };
   const auto time = [&](const Latency& latency, double q) { return latency.empty() ? Json(nullptr) : Json(latency.quantile(q)); };
   Json json;
   json["method"] = row.method;

@@ -40,6 +40,25 @@ ConstTensorView view_of(const HostTensor& tensor, bool bhsd) {
   return bhsd ? from_bhsd(view) : view;
 }
 
+/// Without this a few bytes of file, an empty tensor with huge sizes, could ask for any amount of memory.
+void check_shapes(const AttentionArgs& args) {
+  const auto same = [](const char* name, const ConstTensorView& view, size_t dimension, int64_t want) {
+    if (view.shape[dimension] != want) throw UsageError(fmt::format("{}: want {}, got {}", name, want, view.shape[dimension]));
+  };
+  const auto head_dim = [](const char* name, int64_t size) {
+    if (size < 1 || size > kMaxHeadDim) throw UsageError(fmt::format("{}: want a head_dim from 1 to {}, got {}", name, kMaxHeadDim, size));
+  };
+  head_dim("q", args.q.shape[3]);
+  head_dim("v", args.v.shape[3]);
+  same("k: head_dim (that of q)", args.k, 3, args.q.shape[3]);
+  same("k: batch (that of q)", args.k, 0, args.q.shape[0]);
+  same("v: batch (that of k)", args.v, 0, args.k.shape[0]);
+  same("v: seqlen (that of k)", args.v, 1, args.k.shape[1]);
+  same("v: heads (those of k)", args.v, 2, args.k.shape[2]);
+  const int64_t heads = args.q.shape[2], heads_kv = args.k.shape[2];
+  if (heads_kv == 0 ? heads != 0 : heads % heads_kv != 0) throw UsageError(fmt::format("k: heads: want a divisor of the {} of q, got {}", heads, heads_kv));
+}
+
 }  // namespace
 
 int64_t element_count(const ConstTensorView& view) { return view.shape[0] * view.shape[1] * view.shape[2] * view.shape[3]; }
@@ -76,11 +95,22 @@ AttentionArgs HostCall::args() const {
     static const uint64_t kNoElement = 0;
     args.mask = view_of(*mask_, false);
     if (args.mask.data == nullptr) args.mask.data = &kNoElement;
+    // The fp64 reference walks [batch, heads, seqlen_q, seqlen_k] by the strides alone.
+    for (size_t i = 0; i < 4; ++i) {
+      if (args.mask.shape[i] == 1) args.mask.stride[i] = 0;
+    }
   }
   return args;
 }
 
+void refuse_input(const std::string& output, const CallFiles& files) {
+  for (const std::string* input : {&files.q, &files.k, &files.v, &files.mask}) {
+    if (!input->empty() && same_file(output, parse_tensor_ref(*input).path)) throw ParseError(output, "is an input, name another file for the output");
+  }
+}
+
 DeviceCall::DeviceCall(const AttentionArgs& host, Device device, bool bhsd, bool with_lse) : device_(device), bhsd_(bhsd), args_(host) {
+  check_shapes(host);
   const auto move = [&](ConstTensorView& view, Buffer& buffer) {
     view.device = device;
     if (device.type == DeviceType::cpu || view.data == nullptr) return;

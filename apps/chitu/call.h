@@ -63,4 +63,10 @@ class DeviceCall {
 
 int64_t element_count(const ConstTensorView& view);
 
+/// The library's limit. The output is allocated before a plan can refuse the shapes, so that they are looked at here first.
+constexpr int64_t kMaxHeadDim = 256;
+
+/// Writing over an input is never what was meant.
+void refuse_input(const std::string& output, const CallFiles& files);
+
 }  // namespace chitu::cli

@@ -80,17 +80,21 @@ Result judge_method(const HostCall& host, Device device, const AttentionOptions&
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(fmt::format("{}", value)); }
 
 Json metrics_json(const eval::Metrics& m) {
-  return {{"cos", number(m.cos_sim)},
-          {"rel_l1", number(m.rel_l1)},
-          {"nrmse", number(m.nrmse)},
-          {"rmse", number(m.rmse)},
-          {"max_diff", number(m.max_diff)},
-          {"mean_diff", number(m.mean_diff)},
-          {"worst_row", number(m.worst_row)},
-          {"lse_error", number(m.lse_max)},
-          {"lse_p999", number(m.lse_p999)},
+  const auto of_out = [&](double value) { return m.compared > 0 ? number(value) : Json(nullptr); };
+  const auto of_lse = [&](double value) { return m.lse_compared > 0 ? number(value) : Json(nullptr); };
+  return {{"cos", of_out(m.cos_sim)},
+          {"rel_l1", of_out(m.rel_l1)},
+          {"nrmse", of_out(m.nrmse)},
+          {"rmse", of_out(m.rmse)},
+          {"max_diff", of_out(m.max_diff)},
+          {"mean_diff", of_out(m.mean_diff)},
+          {"worst_row", of_out(m.worst_row)},
+          {"lse_error", of_lse(m.lse_max)},
+          {"lse_p999", of_lse(m.lse_p999)},
+          {"compared", m.compared},
           {"nan_count", m.nan},
           {"inf_count", m.inf},
+          {"finite_where_reference_is_not", m.laundered},
           {"lse_mismatch", m.lse_not_finite_mismatch}};
 }
 
@@ -98,6 +102,7 @@ Json results_json(const std::vector<Result>& results, const AttentionArgs& args,
                   const Sample& sample) {
   Json json;
   json["machine"] = machine_facts();
+  json["command"] = {{"line", command_line()}};
   json["call"] = {{"device", device_text(device)},  {"batch", args.q.shape[0]},          {"seqlen_q", args.q.shape[1]},      {"seqlen_k", args.k.shape[1]},
                   {"num_heads_q", args.q.shape[2]}, {"num_heads_kv", args.k.shape[2]},   {"head_dim", args.q.shape[3]},      {"head_dim_v", args.v.shape[3]},
                   {"causal", options.call.causal},  {"dtype", dtype_text(host.dtype())}, {"mask", args.mask.data != nullptr}};
@@ -127,9 +132,16 @@ Json results_json(const std::vector<Result>& results, const AttentionArgs& args,
   return json;
 }
 
+/// Empty cells, which the table shows as "-", where nothing was compared.
 std::vector<std::string> metric_cells(const eval::Metrics& m) {
-  return {fmt::format("{:.6f}", m.cos_sim), number_text(m.nrmse),     number_text(m.rel_l1),  number_text(m.rmse),
-          number_text(m.max_diff),          number_text(m.worst_row), number_text(m.lse_max), std::to_string(m.nan + m.inf)};
+  std::vector<std::string> cells(6);
+  if (m.compared > 0) {
+    cells = {fmt::format("{:.6f}", m.cos_sim), number_text(m.nrmse),    number_text(m.rel_l1), number_text(m.rmse),
+             number_text(m.max_diff),          number_text(m.worst_row)};
+  }
+  cells.push_back(m.lse_compared > 0 ? number_text(m.lse_max) : "");
+  cells.push_back(std::to_string(m.nan + m.inf));
+  return cells;
 }
 
 void print_tables(const std::vector<Result>& results, const Sample& sample, const AttentionArgs& args, const Options& options) {
@@ -148,7 +160,10 @@ void print_tables(const std::vector<Result>& results, const Sample& sample, cons
     if (!result.note.empty()) notes += fmt::format("{}: {}\n", result.method, result.note);
     if (!result.accuracy) continue;
     const eval::RowIndex& worst = result.accuracy->worst;
-    if (worst.row >= 0) notes += fmt::format("{}: worst row is batch {}, head {}, row {}\n", result.method, worst.sequence, worst.head, worst.row);
+    const int64_t laundered = result.accuracy->overall.laundered;
+    if (laundered > 0) notes += fmt::format("{}: {} values are finite where the reference is not\n", result.method, laundered);
+    if (worst.row >= 0 && result.accuracy->overall.compared > 0)
+      notes += fmt::format("{}: worst row is batch {}, head {}, row {}\n", result.method, worst.sequence, worst.head, worst.row);
     if (result.flagged_tiles) notes += fmt::format("{}: {:.1f} % of the V tiles are flagged (a scale per token)\n", result.method, 100 * *result.flagged_tiles);
     for (size_t i = 0; i < result.accuracy->heads.size(); ++i) {
       const auto index = static_cast<int64_t>(i);
@@ -171,6 +186,8 @@ int execute(const Options& options) {
   const auto methods = parse_methods("--methods", options.methods);
   const auto limit = threshold(options.fail_above);
   if (options.rows < 0) throw UsageError(fmt::format("--rows: want a number from 1 (0: by cost), got {}", options.rows));
+  const bool to_file = !options.json.empty() && options.json != "-";
+  if (to_file) refuse_input(options.json, options.files);
   const HostCall host(options.files);
   const Device device = parse_device("--device", options.call.device);
   const AttentionArgs args = host.args();
@@ -181,7 +198,7 @@ int execute(const Options& options) {
     plan(probe.args(), exact);
   }
   std::unique_ptr<OutputFile> json_file;
-  if (!options.json.empty() && options.json != "-") json_file = std::make_unique<OutputFile>(options.json);
+  if (to_file) json_file = std::make_unique<OutputFile>(options.json);
 
   Progress progress(options.quiet);
   const Sample sample = choose_sample(args, options.rows, kReferenceWork);
@@ -201,7 +218,9 @@ int execute(const Options& options) {
     any = true;
     const eval::Metrics& m = result.accuracy->overall;
     // Elements that are not finite stay out of the sums, so they must fail by themselves.
-    if (limit && (!(m.nrmse <= *limit) || !m.clean())) exceeded += fmt::format("{}{} ({})", exceeded.empty() ? "" : ", ", result.method, number_text(m.nrmse));
+    if (limit && (!(m.nrmse <= *limit) || !m.clean())) {
+      exceeded += fmt::format("{}{} ({})", exceeded.empty() ? "" : ", ", result.method, m.compared > 0 ? number_text(m.nrmse) : "nothing to compare");
+    }
   }
   if (!any) throw Unsupported("none of the methods asked for runs on this device: see chitu explain");
   const std::string text = results_json(results, args, host, device, options, sample).dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";

@@ -47,6 +47,7 @@ BenchSettings settings_of(const Options& options) {
   if (!options.seqlen_q.empty()) s.seqlen_q = parse_size("--seqlen-q", options.seqlen_q);
   s.heads = parse_heads("--heads", options.heads);
   s.head_dim = parse_size("--head-dim", options.head_dim);
+  if (s.head_dim > kMaxHeadDim) throw UsageError(fmt::format("--head-dim: want a number from 1 to {}, got {}", kMaxHeadDim, s.head_dim));
   s.batch = parse_size("--batch", options.batch);
   s.dtype = parse_dtype("--dtype", options.dtype);
   s.causal = options.call.causal;
@@ -84,7 +85,7 @@ Table result_table(const BenchSettings& s, const std::vector<BenchRow>& rows) {
   if (s.peak_memory) header.push_back("extra MB");
   Table table(header);
   for (const BenchRow& row : rows) {
-    const auto& a = row.accuracy;
+    const eval::Metrics* a = row.accuracy && row.accuracy->compared > 0 ? &*row.accuracy : nullptr;
     std::vector<std::string> cells = {row.method,
                                       row.kernel,
                                       a ? number_text(a->max_diff) : "",
@@ -158,7 +159,7 @@ std::string csv_of(const nlohmann::ordered_json& results) {
 void publish(const Options& options, const BenchSettings& s, const std::vector<BenchRow>& rows, bool complete, OutputFile* json_file, OutputFile* csv_file) {
   nlohmann::ordered_json json;
   json["machine"] = machine_facts();
-  json["command"] = {{"table", options.table}, {"seed", s.seed}, {"complete", complete}};
+  json["command"] = {{"line", command_line()}, {"table", options.table}, {"seed", s.seed}, {"complete", complete}};
   json["results"] = nlohmann::ordered_json::array();
   for (const BenchRow& row : rows) json["results"].push_back(row_json(s, row));
   const std::string text = json.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
@@ -183,6 +184,7 @@ void publish(const Options& options, const BenchSettings& s, const std::vector<B
 int execute(const Options& options) {
   options.call.apply_threads();
   const BenchSettings settings = settings_of(options);
+  if (!options.csv.empty() && same_file(options.json, options.csv)) throw UsageError("--json, --csv: want two files, got one");
   std::unique_ptr<OutputFile> json_file, csv_file;  // opened now: a bad path must not cost the run
   if (!options.json.empty() && options.json != "-") json_file = std::make_unique<OutputFile>(options.json);
   if (!options.csv.empty()) csv_file = std::make_unique<OutputFile>(options.csv);
@@ -230,8 +232,11 @@ int execute(const Options& options) {
   }
   worker.join();
   std::signal(SIGINT, SIG_DFL);
-  if (failure) std::rethrow_exception(failure);
   const auto rows = bench.state().rows;
+  if (failure) {
+    if (!rows.empty()) publish(options, settings, rows, false, json_file.get(), csv_file.get());
+    std::rethrow_exception(failure);
+  }
   if (std::none_of(rows.begin(), rows.end(), [](const BenchRow& row) { return row.accuracy.has_value(); })) {
     throw Unsupported("none of the methods asked for runs on this device: see chitu explain");
   }

@@ -1,13 +1,11 @@
 // chitu run: attention on tensors from files.
 #include <fmt/format.h>
 
-#include <filesystem>
 #include <memory>
 
 #include "call.h"
 #include "commands.h"
 #include "common.h"
-#include "parse_error.h"
 #include "tensor_file.h"
 
 namespace chitu::cli {
@@ -19,24 +17,14 @@ struct Options {
   std::string out, lse, method = "automatic";
 };
 
-/// Writing over an input is never what was meant.
-void refuse_input(const std::string& output, const CallFiles& files) {
-  const std::string path = parse_tensor_ref(output).path;
-  for (const std::string* input : {&files.q, &files.k, &files.v, &files.mask}) {
-    if (input->empty()) continue;
-    std::error_code error;
-    if (std::filesystem::equivalent(path, parse_tensor_ref(*input).path, error)) throw ParseError(path, "is an input, name another file for the output");
-  }
-}
-
 int execute(const Options& options) {
   AttentionOptions attention_options;
   attention_options.method = parse_one_method("--method", options.method);
   attention_options.mask = options.call.mask();
   attention_options.softmax_scale = options.call.scale();
   options.call.apply_threads();
-  refuse_input(options.out, options.files);
-  if (!options.lse.empty()) refuse_input(options.lse, options.files);
+  refuse_input(parse_tensor_ref(options.out).path, options.files);
+  if (!options.lse.empty()) refuse_input(parse_tensor_ref(options.lse).path, options.files);
 
   const HostCall host(options.files);
   const Device device = parse_device("--device", options.call.device);

@@ -43,6 +43,11 @@ bool some_kernel_runs(Device device) {
 
 }  // namespace
 
+std::vector<std::string>& command_line() {
+  static std::vector<std::string> words;
+  return words;
+}
+
 int64_t parse_size(std::string_view option, std::string_view text, int64_t smallest) {
   static constexpr std::string_view kWant = "a number such as 4096, 10K (thousand), 1M, 64Ki (1024) or 1Mi";
   struct Suffix {

@@ -14,6 +14,9 @@
 
 namespace chitu::cli {
 
+/// The words of the command line, for the record in JSON. main() fills it.
+std::vector<std::string>& command_line();
+
 /// Scripts rely on these numbers.
 enum ExitCode : int { kDone = 0, kInternal = 1, kBadInput = 2, kThreshold = 3, kUnsupported = 4, kInterrupted = 130 };
 

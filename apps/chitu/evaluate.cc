@@ -156,6 +156,8 @@ std::vector<double> channel_weights(const ConstTensorView& v, int64_t batch, int
     for (size_t d = 0; d < row.size(); ++d) sum[d] += static_cast<double>(row[d]) * row[d];
   }
   for (double& s : sum) s = std::sqrt(s / static_cast<double>(std::max<int64_t>(1, samples)));
+  // NaN cannot be sorted. The method gives such a head NaN weights, and then flags no tile of it.
+  if (!std::all_of(sum.begin(), sum.end(), [](double s) { return std::isfinite(s); })) return std::vector<double>(sum.size(), NAN);
   std::vector<double> sorted = sum;
   std::sort(sorted.begin(), sorted.end());
   if (sorted.back() < 0x1p-100) return std::vector<double>(sum.size(), 1.0);
@@ -180,7 +182,10 @@ double flagged_tile_share(const ConstTensorView& v) {
         for (int64_t j = first; j < std::min(first + kTile, v.shape[1]); ++j) {
           const auto row = decode_row(v, b, j, h);
           double a = 0;
-          for (size_t d = 0; d < row.size(); ++d) a = std::max(a, std::fabs(static_cast<double>(row[d])) / weight[d]);
+          for (size_t d = 0; d < row.size(); ++d) {
+            const double x = std::fabs(static_cast<double>(row[d])) / weight[d];
+            a = std::isfinite(x) ? std::max(a, x) : INFINITY;  // std::max alone would lose a NaN
+          }
           largest = std::max(largest, a);
           smallest = std::min(smallest, a);
         }

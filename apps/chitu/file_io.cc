@@ -172,6 +172,14 @@ void OutputFile::commit() {
   temporary_path_.clear();
 }
 
+bool same_file(const std::string& a, const std::string& b) {
+  namespace fs = std::filesystem;
+  std::error_code error, other;
+  if (fs::equivalent(a, b, error)) return true;
+  const fs::path first = fs::weakly_canonical(a, error), second = fs::weakly_canonical(b, other);
+  return !error && !other && first == second;
+}
+
 int64_t checked_element_count(const ByteSource& source, std::string_view what, const std::vector<int64_t>& shape, int64_t element_bytes) {
   int64_t product = element_bytes;
   bool empty = false;

@@ -72,6 +72,9 @@ class OutputFile {
   int fd_ = -1;
 };
 
+/// One file under two names; also when it does not exist yet.
+bool same_file(const std::string& a, const std::string& b);
+
 /// Product of a shape, checked: throws ParseError when the elements, or their bytes, do not fit 63 bits. A zero does not hide an overflow
 /// of the other sizes, since strides are built from them.
 int64_t checked_element_count(const ByteSource& source, std::string_view what, const std::vector<int64_t>& shape, int64_t element_bytes);

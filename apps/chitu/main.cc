@@ -38,12 +38,20 @@ int execute(const Command& command) {
   }
 }
 
+/// A full disk behind a redirection shows only when the buffer is written.
+int flushed(int code) {
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return code;
+  const int failed = report(kInternal, "cannot write to standard output");
+  return code == kDone ? failed : code;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  command_line().assign(argv, argv + argc);
   const std::vector<Command> commands = {run_command(), bench_command(), accuracy_command(), info_command(), explain_command()};
   const Parsed parsed = parse_arguments(commands, argc, argv);
-  if (parsed.command != nullptr) return execute(*parsed.command);
+  if (parsed.command != nullptr) return flushed(execute(*parsed.command));
   if (!parsed.error.empty()) return report(parsed.code, printable(parsed.error, 1000) + " (see chitu --help, chitu COMMAND --help)");
-  return parsed.code;
+  return flushed(parsed.code);
 }

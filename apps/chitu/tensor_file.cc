@@ -42,7 +42,9 @@ void TensorOutput::add(const std::string& text, const std::string& fallback, Ele
   if (item.ref.format == FileFormat::npy && type == ElementType::bf16) {
     throw ParseError(item.ref.path, ".npy has no bf16: give the output a .safetensors name");
   }
-  const std::string path = std::filesystem::weakly_canonical(item.ref.path).string();
+  std::error_code error;
+  const std::string path = std::filesystem::weakly_canonical(item.ref.path, error).string();
+  if (error) throw ParseError(item.ref.path, "cannot create: " + error.message());
   const auto same = std::find(paths_.begin(), paths_.end(), path);
   item.file = static_cast<size_t>(same - paths_.begin());
   if (same != paths_.end()) {

@@ -8,60 +8,15 @@ import json
 import math
 import os
 import pathlib
-import random
-import shutil
-import signal
 import struct
-import subprocess
 import sys
-import tempfile
-import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import case
 import tensors as t
-
-CHITU = None
-# Overall relative L2 error on N(0,1) at a few hundred keys: above what docs/methods.md publishes for the method, below what a mistake gives.
-LIMITS = {"exact": 2e-3, "sage1": 0.02, "sage2": 0.055, "int_flash": 0.05, "int_flash_half": 0.015, "chitu": 0.02, "chitu_int8": 0.03, "chitu_fast": 0.055}
-LSE_LIMIT = 0.03
-
-
-def chitu(*arguments, env=None, timeout=600):
-    return subprocess.run([CHITU, *map(str, arguments)], capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})})
-
-
-class Case(unittest.TestCase):
-    def setUp(self):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="chitu-cli-"))
-        self.random = random.Random(self.id())
-
-    def tearDown(self):
-        shutil.rmtree(self.folder)
-
-    def path(self, name):
-        return self.folder / name
-
-    def normal(self, shape, dtype="fp16", scale=1.0):
-        return t.rounded([self.random.gauss(0, scale) for _ in range(t.count(shape))], dtype)
-
-    def write(self, name, shape, values, dtype="fp16"):
-        self.path(name).write_bytes(t.npy_bytes(shape, values, dtype))
-        return self.path(name)
-
-    def expect(self, result, code):
-        self.assertEqual(result.returncode, code, f"stdout: {result.stdout[-2000:]}\nstderr: {result.stderr[-2000:]}")
-
-    def expect_bad(self, result, *words, code=2):
-        """One clear line on stderr, the exit code, and neither an output nor a temporary file."""
-        self.expect(result, code)
-        self.assertEqual(result.stdout, "")
-        self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
-        self.assertTrue(result.stderr.startswith("chitu: "), result.stderr)
-        for word in words:
-            self.assertIn(word, result.stderr)
-        for file in self.folder.iterdir():
-            self.assertFalse(file.name.startswith(("out", "lse", ".chitu")), file.name)
+from case import LIMITS, LSE_LIMIT, Case, chitu
+from measuring import Accuracy, Bench  # noqa: F401 (unittest finds them here)
 
 
 class Run(Case):
@@ -291,6 +246,10 @@ class BadFiles(Case):
                     files = {"q": good, "k": good, "v": good, argument: bad}
                     arguments = [x for n, file in files.items() for x in (f"--{n}", file)]
                     self.expect_bad(chitu("run", *arguments, "--out", self.path("out.npy"), "--device", "cpu"), argument)
+        for shape in ((1, 2, 2**40, 0), (1, 0, 1, 2**40)):  # no elements, but sizes that would be allocated for the output
+            with self.subTest(shape=shape):
+                bad = self.write("bad.npy", shape, [])
+                self.expect_bad(chitu("run", "--q", bad, "--k", bad, "--v", bad, "--out", self.path("out.npy"), "--device", "cpu"), "head_dim")
 
 
 class Usage(Case):
@@ -316,6 +275,8 @@ class Usage(Case):
         self.run_bad("--causal", "--causal-align", "middle", words=("--causal-align",))
         self.run_bad("--threads", "-1", words=("--threads",))
         self.run_bad("--threads", "many", words=("--threads",))
+        for option in ("--mask", "--softmax-scale", "--window", "--causal-align", "--lse", "--method", "--layout", "--device", "--threads"):
+            self.run_bad(option, "", words=(option,))
         self.run_bad("--dropout", "0.1", words=("--dropout",))
         self.run_bad("extra", words=("extra",))
 
@@ -329,6 +290,8 @@ class Usage(Case):
         self.assertFalse(self.path("x.npy").exists())
         self.path("folder.npy").mkdir()
         self.expect_bad(out("--out", self.path("folder.npy")), "is a directory")
+        self.path("loop").symlink_to("loop")
+        self.expect_bad(out("--out", self.path("loop/x.npy")), "cannot create")
 
     def test_command_line(self):
         self.expect(chitu("--help"), 0)
@@ -345,126 +308,16 @@ class Usage(Case):
         self.expect_bad(chitu("bench", "--method", "exact,exact"), "--method")
         self.expect_bad(chitu("bench", "--seqlen", "64", "--json", self.path("missing/x.json")), "cannot create")
         self.expect_bad(chitu("accuracy", *self.inputs, "--fail-above", "-1"), "--fail-above")
+        self.expect_bad(chitu("accuracy", *self.inputs, "--fail-above", ""), "--fail-above")
+        self.expect_bad(chitu("bench", "--seqlen", "64", "--json", ""), "--json")
+        self.expect_bad(chitu("bench", "--seqlen", "64", "--json", self.path("x"), "--csv", f"{self.folder}/./x"), "--csv")
+        self.expect_bad(chitu("bench", "--seqlen", "64", "--head-dim", "257"), "--head-dim")
+        self.expect_bad(chitu("bench", "--seqlen", "64", "--window", "0,9223372036854775807", "--quiet"), "mask.right")
 
     def test_no_gpu_is_unsupported(self):
         if json.loads(chitu("info", "--json").stdout)["gpus"]:
             self.skipTest("there is a GPU here")
         self.run_bad("--device", "cuda", words=("cuda",), code=4)
-
-
-class Accuracy(Case):
-    KEYS = {"cos", "rel_l1", "nrmse", "rmse", "max_diff", "mean_diff", "worst_row", "lse_error", "nan_count"}
-
-    def setUp(self):
-        super().setUp()
-        self.shape = (1, 3, 140, 32)
-        self.arrays = [self.normal(self.shape) for _ in range(3)]
-        self.inputs = [x for name, values in zip("qkv", self.arrays) for x in (f"--{name}", self.write(f"{name}.npy", self.shape, values))]
-
-    def test_metrics(self):
-        result = chitu("accuracy", *self.inputs, "--device", "cpu", "--json", self.path("a.json"), "--quiet")
-        self.expect(result, 0)
-        for method in LIMITS:
-            self.assertIn(method, result.stdout)
-        report = json.loads(self.path("a.json").read_text())
-        self.assertIn("machine", report)
-        rows = {row["method"]: row for row in report["results"]}
-        self.assertEqual(set(rows), set(LIMITS))
-        for method, row in rows.items():
-            self.assertLessEqual(self.KEYS, set(row["overall"]))
-            self.assertEqual(len(row["heads"]), 3)
-            self.assertTrue(row["all_rows"])
-            self.assertEqual(row["reference_rows"], 3 * 140)
-            self.assertLess(row["overall"]["nrmse"], LIMITS[method])
-            self.assertEqual(row["overall"]["nan_count"], 0)
-        self.assertIn("flagged_tile_share", rows["chitu_int8"])
-
-    def test_against_own_metrics(self):
-        chitu("run", *self.inputs, "--device", "cpu", "--method", "chitu_int8", "--causal", "--out", self.path("o.npy"))
-        want = t.Attention(*self.arrays, self.shape, self.shape, 32, visible=lambda b, h, i, j: j <= i)
-        result = chitu("accuracy", *self.inputs, "--device", "cpu", "--methods", "chitu_int8", "--causal", "--json", "-", "--quiet")
-        overall = json.loads(result.stdout)["results"][0]["overall"]
-        got = t.read_npy(self.path("o.npy"))[1]
-        self.assertAlmostEqual(overall["nrmse"], t.nrmse(got, want.out), delta=1e-3 * overall["nrmse"])
-        self.assertAlmostEqual(overall["max_diff"], max(abs(a - b) for a, b in zip(got, want.out)), delta=1e-6)
-
-    def test_threshold(self):
-        self.expect(chitu("accuracy", *self.inputs, "--methods", "exact,chitu", "--fail-above", "0.05", "--quiet"), 0)
-        result = chitu("accuracy", *self.inputs, "--methods", "exact,sage2", "--fail-above", "0.005", "--quiet")
-        self.expect(result, 3)
-        self.assertIn("sage2", result.stderr)
-        self.assertNotIn("exact", result.stderr)
-
-    def test_nan_fails_the_threshold(self):
-        self.arrays[1][5] = math.nan
-        self.write("k.npy", self.shape, self.arrays[1])
-        result = chitu("accuracy", *self.inputs, "--methods", "exact", "--fail-above", "1", "--quiet")
-        self.assertIn(result.returncode, (0, 3), result.stderr)  # the reference is NaN in the same rows: nothing of the method's own making
-
-    def test_flagged_tiles(self):
-        # Tokens of one size, and a zero token in the first tile of head 0: its second tile and the other heads stay plain.
-        self.arrays[2] = [self.random.choice((-1.0, 1.0)) for _ in self.arrays[2]]
-        self.arrays[2][32:64] = [0.0] * 32
-        self.write("v.npy", self.shape, self.arrays[2])
-        result = chitu("accuracy", *self.inputs, "--methods", "chitu_int8", "--json", "-", "--quiet")
-        self.assertAlmostEqual(json.loads(result.stdout)["results"][0]["flagged_tile_share"], 1 / 6, places=6)
-
-    def test_sampled_rows(self):
-        result = chitu("accuracy", *self.inputs, "--methods", "sage2,exact", "--rows", "30", "--json", "-", "--quiet", "--causal")
-        for row in json.loads(result.stdout)["results"]:
-            self.assertFalse(row["all_rows"])
-            self.assertEqual(row["reference_rows"], 30)
-            self.assertLess(row["overall"]["nrmse"], LIMITS[row["method"]])
-
-
-class Bench(Case):
-    KEYS = ["method", "kernel", "device", "batch", "seqlen_q", "seqlen_k", "num_heads_q", "num_heads_kv", "head_dim", "causal", "dtype", "latency_ms", "kernel_ms",
-            "tflops", "max_diff", "mean_diff", "nrmse", "cos", "lse_error", "reference_rows"]
-
-    def test_json_and_csv(self):
-        result = chitu("bench", "--seqlen", "256", "--heads", "4/2", "--device", "cpu", "--repeats", "2", "--json", self.path("b.json"), "--csv", self.path("b.csv"), "--quiet")
-        self.expect(result, 0)
-        self.assertEqual(result.stderr, "")
-        report = json.loads(self.path("b.json").read_text())
-        self.assertIn("cpu", report["machine"])
-        self.assertEqual([row["method"] for row in report["results"]], list(LIMITS))
-        for row in report["results"]:
-            self.assertLessEqual(set(self.KEYS), set(row))
-            self.assertLess(row["nrmse"], LIMITS[row["method"]], row["method"])
-            self.assertGreater(row["reference_rows"], 0)
-            self.assertEqual(row["latency_ms"] is None, row["kernel"].startswith("ref_"))
-            self.assertEqual(row["tflops"] is None, row["latency_ms"] is None)
-            self.assertEqual((row["num_heads_q"], row["num_heads_kv"], row["seqlen_q"], row["causal"]), (4, 2, 256, False))
-            self.assertIn(row["method"], result.stdout)
-        lines = self.path("b.csv").read_text().splitlines()
-        self.assertEqual(len(lines), 1 + len(LIMITS))
-        self.assertLessEqual(set(self.KEYS), set(lines[0].split(",")))
-
-    def test_options(self):
-        for extra in (("--causal",), ("--dtype", "bf16"), ("--dtype", "fp32"), ("--seqlen-q", "1"), ("--quantized-kv", "--method", "chitu_int8"), ("--peak-memory",), ("--markdown",)):
-            with self.subTest(extra):
-                self.expect(chitu("bench", "--table", "sweep", "--seqlen", "64,128", "--head-dim", "32", "--heads", "1", "--repeats", "1", "--device", "cpu", "--quiet", *extra), 0)
-        result = chitu("bench", "--seqlen", "64", "--method", "exact", "--repeats", "1", "--device", "cpu", "--quiet", "--json", "-")
-        self.assertEqual(len(json.loads(result.stdout)["results"]), 1)
-
-    def test_interrupt_leaves_what_is_finished(self):
-        begin = time.monotonic()
-        self.expect(chitu("bench", "--seqlen", "64", "--method", "chitu_int8", "--device", "cpu", "--reference-rows", "8", "--quiet"), 0)
-        short = time.monotonic() - begin
-        command = [CHITU, "bench", "--seqlen", "64,200K", "--method", "chitu_int8", "--device", "cpu", "--reference-rows", "8", "--json", self.path("b.json")]
-        process = subprocess.Popen([str(x) for x in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        time.sleep(3 + 3 * short)  # the first row is finished, the second takes minutes
-        self.assertIsNone(process.poll())
-        process.send_signal(signal.SIGINT)
-        begin = time.monotonic()
-        stdout, stderr = process.communicate(timeout=60)
-        self.assertLess(time.monotonic() - begin, 20)
-        self.assertEqual(process.returncode, 130, stderr)
-        self.assertIn("interrupted", stderr)
-        report = json.loads(self.path("b.json").read_text())
-        self.assertFalse(report["command"]["complete"])
-        self.assertEqual([row["seqlen_k"] for row in report["results"]], [64])
-        self.assertIn("chitu_int8", stdout)
 
 
 class Information(Case):
@@ -489,5 +342,5 @@ class Information(Case):
 
 
 if __name__ == "__main__":
-    CHITU = os.path.abspath(sys.argv.pop(1))
+    case.CHITU = os.path.abspath(sys.argv.pop(1))
     unittest.main()
