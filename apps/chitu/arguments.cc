@@ -1,6 +1,7 @@
 #include "arguments.h"
 
 #include <CLI/CLI.hpp>
+#include <string_view>
 
 #include "chitu/version.h"
 #include "common.h"
@@ -44,6 +45,13 @@ Parsed parse_arguments(const std::vector<Command>& commands, int argc, char** ar
     command.declare(arguments);
   }
   Parsed parsed;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (!word.starts_with("--") || !word.ends_with('=')) continue;  // CLI11 would take the next word, even another option, for the value
+    parsed.code = kBadInput;
+    parsed.error = std::string(word.substr(0, word.size() - 1)) + ": the value is empty";
+    return parsed;
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {

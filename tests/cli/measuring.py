@@ -80,9 +80,14 @@ class Accuracy(Case):
             self.assertEqual(subprocess.run([case.CHITU, "info"], stdout=full, stderr=subprocess.PIPE).returncode, 1)
 
     def test_flagged_tiles_of_values_that_are_not_finite(self):
+        # As above, but a NaN in the same head: its weights are NaN, and the method flags no tile of it.
+        self.arrays[2] = [self.random.choice((-1.0, 1.0)) for _ in self.arrays[2]]
+        self.arrays[2][32:64] = [0.0] * 32
         self.arrays[2][3] = math.nan
         self.write("v.npy", self.shape, self.arrays[2])
-        self.expect(chitu("accuracy", *self.inputs, "--methods", "chitu_int8", "--quiet"), 0)
+        result = chitu("accuracy", *self.inputs, "--methods", "chitu_int8", "--json", "-", "--quiet")
+        self.expect(result, 0)
+        self.assertEqual(json.loads(result.stdout)["results"][0]["flagged_tile_share"], 0)
 
     def test_flagged_tiles(self):
         # Tokens of one size, and a zero token in the first tile of head 0: its second tile and the other heads stay plain.

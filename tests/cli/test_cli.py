@@ -246,10 +246,10 @@ class BadFiles(Case):
                     files = {"q": good, "k": good, "v": good, argument: bad}
                     arguments = [x for n, file in files.items() for x in (f"--{n}", file)]
                     self.expect_bad(chitu("run", *arguments, "--out", self.path("out.npy"), "--device", "cpu"), argument)
-        for shape in ((1, 2, 2**40, 0), (1, 0, 1, 2**40)):  # no elements, but sizes that would be allocated for the output
-            with self.subTest(shape=shape):
-                bad = self.write("bad.npy", shape, [])
-                self.expect_bad(chitu("run", "--q", bad, "--k", bad, "--v", bad, "--out", self.path("out.npy"), "--device", "cpu"), "head_dim")
+        # No elements, but a size that would be allocated for the output.
+        k, v = self.write("k.npy", (1, 2, 0, 4), []), self.write("v.npy", (1, 2, 0, 2**40), [])
+        for command in (("run", "--out", self.path("out.npy")), ("accuracy", "--quiet")):
+            self.expect_bad(chitu(*command, "--q", good, "--k", k, "--v", v, "--device", "cpu"), "v: want a head_dim from 1 to 256")
 
 
 class Usage(Case):
@@ -276,7 +276,8 @@ class Usage(Case):
         self.run_bad("--threads", "-1", words=("--threads",))
         self.run_bad("--threads", "many", words=("--threads",))
         for option in ("--mask", "--softmax-scale", "--window", "--causal-align", "--lse", "--method", "--layout", "--device", "--threads"):
-            self.run_bad(option, "", words=(option,))
+            self.run_bad(option, "", words=(option, "empty"))
+            self.run_bad(f"{option}=", "--causal", words=(option, "empty"))
         self.run_bad("--dropout", "0.1", words=("--dropout",))
         self.run_bad("extra", words=("extra",))
 
