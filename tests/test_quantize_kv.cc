@@ -94,6 +94,20 @@ TEST(QuantizeKv, TheBlobIsAFunctionOfItsInputs) {
   }
 }
 
+TEST(QuantizeKv, TheLengthsAreInTheBlob) {
+  CallSpec spec;
+  spec.batch = 3, spec.seqlen_q = 5, spec.seqlen_k = 300, spec.head_dim = spec.head_dim_v = 64, spec.lens_k = {300, 0, 130};
+  TestCall call(spec);
+  Cache cache;
+  ASSERT_EQ(cache.make(call, Method::chitu_int8, 0xFF), "");
+  AttentionArgs args = with_cache(call, cache.kv);
+  attention(args);
+  const Results with{call.out(), call.lse()};
+  args.sequences.seqlens_k = nullptr;
+  attention(args);
+  EXPECT_TRUE(same_bits(call.out(), with.out) && same_bits(call.lse(), with.lse)) << "keys beyond the lengths were never quantized";
+}
+
 TEST(QuantizeKv, ABlobThatIsNotWhatItSaysIsRefused) {
   CallSpec spec;
   spec.batch = 2, spec.seqlen_q = 3, spec.seqlen_k = 200, spec.heads_q = 4, spec.heads_kv = 2, spec.head_dim = spec.head_dim_v = 64;
