@@ -11,7 +11,6 @@ set(CHITU_PC_LIBS_PRIVATE "-pthread")
 if(CHITU_CUDA_FOUND AND NOT BUILD_SHARED_LIBS)
   set(CHITU_PC_LIBS_PRIVATE "-pthread ${CHITU_CUDA_PC_LIBS}")
 endif()
-file(RELATIVE_PATH CHITU_PC_PREFIX /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
 # Relative to the file itself, so that `cmake --install --prefix` and a moved tree work.
 file(RELATIVE_PATH CHITU_PC_PREFIX "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
 configure_file(${CMAKE_CURRENT_LIST_DIR}/chitu.pc.in ${PROJECT_BINARY_DIR}/chitu.pc @ONLY)
