@@ -296,6 +296,10 @@ void add_quantized(Table& t) {
   bad(
       "kv misaligned", [](ValidCall& c) { c.kv.data = static_cast<const char*>(c.kv.data) + 64; }, "kv.data");
   bad(
+      "kv shorter than its shape", [](ValidCall& c) { c.kv.bytes = 4096; }, "kv.bytes");
+  bad(
+      "kv of a huge length", [](ValidCall& c) { c.kv.seqlen = std::int64_t{1} << 40; }, "kv.seqlen");
+  bad(
       "kv with scheme options", [](ValidCall& c) { c.options.scheme.smooth_k = false; }, "scheme");
   bad(
       "out inside the blob", [](ValidCall& c) { c.args.out.data = const_cast<void*>(c.kv.data); }, "out: must not overlap kv");

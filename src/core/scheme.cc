@@ -10,14 +10,14 @@ namespace chitu::core {
 namespace {
 
 constexpr std::array<std::pair<Method, std::string_view>, 9> kNames = {{{Method::automatic, "automatic"},
-                                                                       {Method::exact, "exact"},
-                                                                       {Method::sage1, "sage1"},
-                                                                       {Method::sage2, "sage2"},
-                                                                       {Method::int_flash, "int_flash"},
-                                                                       {Method::int_flash_half, "int_flash_half"},
-                                                                       {Method::chitu, "chitu"},
-                                                                       {Method::chitu_int8, "chitu_int8"},
-                                                                       {Method::chitu_fast, "chitu_fast"}}};
+                                                                        {Method::exact, "exact"},
+                                                                        {Method::sage1, "sage1"},
+                                                                        {Method::sage2, "sage2"},
+                                                                        {Method::int_flash, "int_flash"},
+                                                                        {Method::int_flash_half, "int_flash_half"},
+                                                                        {Method::chitu, "chitu"},
+                                                                        {Method::chitu_int8, "chitu_int8"},
+                                                                        {Method::chitu_fast, "chitu_fast"}}};
 
 constexpr Grain kPerToken{1, 1};
 constexpr Grain kTileThread{128, 4};  // 4 groups of 32 keys: tokens 8i + 2g + {0, 1}, one per thread column of an mma tile
@@ -179,7 +179,8 @@ Scheme resolve_scheme(Method method, DType input, const SchemeOptions& o) {
   const bool sage = method == Method::sage1 || method == Method::sage2;
   const bool int_flash = method == Method::int_flash || method == Method::int_flash_half;
   const std::string_view name = method_name(method);
-  CHITU_CHECK(!o.granularity || *o.granularity <= Granularity::per_token, "scheme.granularity: want a member of the enum, got ", static_cast<int>(*o.granularity));
+  CHITU_CHECK(!o.granularity || *o.granularity <= Granularity::per_token, "scheme.granularity: want a member of the enum, got ",
+              static_cast<int>(*o.granularity));
   CHITU_CHECK(!o.family || *o.family <= FragmentFamily::mma_sync, "scheme.family: want a member of the enum, got ", static_cast<int>(*o.family));
   CHITU_CHECK(!o.pv_accumulation || *o.pv_accumulation <= PvAccumulation::fp16_fp32, "scheme.pv_accumulation: want a member of the enum, got ",
               static_cast<int>(*o.pv_accumulation));
@@ -188,8 +189,8 @@ Scheme resolve_scheme(Method method, DType input, const SchemeOptions& o) {
   CHITU_CHECK(sage || int_flash || !(o.smooth_k || o.smooth_q || o.smooth_v),
               "scheme.smooth_k, smooth_q, smooth_v: only the sage and int_flash methods take them, the method is ", name);
   const Granularity granularity = o.granularity.value_or(method == Method::sage2 ? Granularity::per_thread : Granularity::per_block);
-  CHITU_CHECK(!o.family || granularity == Granularity::per_warp || granularity == Granularity::per_thread,
-              "scheme.family: only granularities per_warp and per_thread depend on it; set scheme.granularity to one of them");
+  CHITU_CHECK(!o.family || method == Method::sage2 || granularity == Granularity::per_warp || granularity == Granularity::per_thread,
+              "scheme.family: in sage1 only granularities per_warp and per_thread depend on it; set scheme.granularity to one of them");
   if (o.granularity || o.family) {
     apply_granularity(s, granularity, o.family.value_or(FragmentFamily::sm90));
   }

@@ -30,7 +30,7 @@ enum class Kind { dense, masked, packed, quantized };
 struct ValidCall {
   std::vector<std::uint16_t> memory = std::vector<std::uint16_t>(8192);  ///< disjoint stretches for every tensor
   std::vector<float> lse_memory = std::vector<float>(256), mask_memory = std::vector<float>(1024);
-  alignas(256) char blob[4096] = {};
+  alignas(256) char blob[32768] = {};  // more than its shape needs
   std::vector<std::int32_t> cu_q{0, 3, 5}, cu_k{0, 4, 7}, seqlens{1, 2};
   QuantizedKV kv;
   ConstTensorView k_view, v_view;
