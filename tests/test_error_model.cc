@@ -96,7 +96,7 @@ TEST(ErrorModel, SageOptions) {
       for (FragmentFamily f : {FragmentFamily::sm90, FragmentFamily::mma_sync}) {
         SchemeOptions o;
         o.granularity = g;
-        o.family = f;
+        if (method == Method::sage2 || g == G::per_warp || g == G::per_thread) o.family = f;
         const core::Scheme s = core::resolve_scheme(method, DType::f16, o);
         double sigmas = 0;
         const ZScore z = run(s, *find_input_set("4"), {256, 512, 64, 64, false, 3}, &sigmas);
