@@ -206,7 +206,7 @@ struct Attention {
     if constexpr (T::kPv == Pv::u8) {
       const std::int64_t tile = head_tiles + n;
       const float* t = p.token_scale + tile * kTile;
-      return {t + threadIdx.x % 4 * 2, t[0], p.flagged[tile] != 0};
+      return {t + threadIdx.x % 4 * 2, t[0], p.shift_limit[tile]};
     } else {
       return {};
     }
