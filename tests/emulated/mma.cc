@@ -6,6 +6,7 @@
 
 #include "core/codec.h"
 #include "emulated/block.h"
+#include "emulated/multiply.h"
 
 namespace chitu::emulated {
 namespace {
@@ -38,9 +39,9 @@ struct Product {
 };
 
 // Matrices of a fragment: a[i] of lane (g, t) is row g + 8 (i % 2), 32-bit word t + 4 (i / 2); b[i] is column g, word t + 4 i.
-template <class Element, int kK, class Decode>
-void gather(void* const* operands, Element (&a)[16][kK], Element (&b)[kK][8], const Decode& decode_a, const Decode& decode_b) {
-  constexpr int kPerWord = kK / 8;
+template <int kDepth, class Decode>
+void gather(void* const* operands, float (&a)[16][kDepth], float (&b)[kDepth][8], const Decode& decode_a, const Decode& decode_b) {
+  constexpr int kPerWord = kDepth / 8;
   for (int l = 0; l < 32; ++l) {
     const Product& p = *static_cast<Product*>(operands[l]);
     const int g = l / 4, t = l % 4;
@@ -51,26 +52,17 @@ void gather(void* const* operands, Element (&a)[16][kK], Element (&b)[kK][8], co
   }
 }
 
-template <class Element, int kK>
-void multiply(const Element (&a)[16][kK], const Element (&b)[kK][8], Element (&d)[16][8]) {
-  for (int r = 0; r < 16; ++r) {
-    Element sum[8] = {};
-    for (int k = 0; k < kK; ++k)
-      for (int c = 0; c < 8; ++c) sum[c] += a[r][k] * b[k][c];
-    for (int c = 0; c < 8; ++c) d[r][c] = sum[c];
-  }
-}
-
 template <bool kBf16, bool kHalfSum>
 void multiply_float(void* const* operands) {
-  alignas(64) float a[16][16], b[16][8], d[16][8];
+  constexpr int kDepth = 16;
+  alignas(64) float a[16][kDepth], b[kDepth][8], d[16][8];
   const float* values = f16_values();
   const auto decode = [values](std::uint32_t word, int e) {
     const auto bits = static_cast<std::uint16_t>(word >> 16 * e);
     return kBf16 ? core::bf16_to_f32(bits) : values[bits];
   };
   gather(operands, a, b, decode, decode);
-  multiply(a, b, d);
+  multiply(&a[0][0], kDepth, &b[0][0], 8, &d[0][0], 8, kDepth, 8);
   for (int l = 0; l < 32; ++l) {
     const int g = l / 4, t = l % 4 * 2;
     for (int h = 0; h < 2; ++h) {
@@ -88,19 +80,20 @@ void multiply_float(void* const* operands) {
 
 template <bool kUnsigned>
 void multiply_int8(void* const* operands) {
-  alignas(64) int a[16][32], b[32][8], d[16][8];
+  constexpr int kDepth = 32;
+  alignas(64) float a[16][kDepth], b[kDepth][8], d[16][8];
   const auto decode = [](bool is_unsigned) {
     return [is_unsigned](std::uint32_t word, int e) {
       const auto byte = static_cast<std::uint8_t>(word >> 8 * e);
-      return is_unsigned ? static_cast<int>(byte) : static_cast<int>(static_cast<std::int8_t>(byte));
+      return static_cast<float>(is_unsigned ? byte : static_cast<std::int8_t>(byte));
     };
   };
   gather(operands, a, b, decode(kUnsigned), decode(false));
-  multiply(a, b, d);
+  multiply(&a[0][0], kDepth, &b[0][0], 8, &d[0][0], 8, kDepth, 8);
   for (int l = 0; l < 32; ++l) {
     const int g = l / 4, t = l % 4 * 2;
     auto* to = static_cast<std::int32_t*>(static_cast<Product*>(operands[l])->d);
-    for (int e = 0; e < 4; ++e) to[e] += d[g + 8 * (e / 2)][t + e % 2];
+    for (int e = 0; e < 4; ++e) to[e] += static_cast<std::int32_t>(d[g + 8 * (e / 2)][t + e % 2]);
   }
 }
 

@@ -4,6 +4,7 @@
 // Every tile's product is summed on its own and joins O once, with the row's weights (Fold): so a rescaled maximum, a tile's own scale and chitu_int8's
 // correction cost nothing per key.
 #pragma once
+#include "cuda/device/ptx/shared.cuh"
 #include "cuda/sm80/bias.cuh"
 #include "cuda/sm80/epilogue.cuh"
 
@@ -290,12 +291,13 @@ struct Attention {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, T::kBlocksPerSm) attention_kernel(const __grid_constant__ AttentionParams p) {
+  CHITU_DYNAMIC_SHARED(uint8_t, 128, shared);
   __shared__ Work work;
   if (threadIdx.x == 0) decode_work<T>(p, work);
   __syncthreads();
   if (work.i0 >= work.q_len) return;
   Attention<T> attention(p, work);
-  attention.run(ptx::dynamic_shared());
+  attention.run(shared);
 }
 
 }  // namespace chitu::cuda::sm80

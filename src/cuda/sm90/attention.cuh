@@ -1,6 +1,7 @@
 // Attention with 16-bit PV on Hopper: QK in INT8 (`chitu`) or 16 bit (`exact`), f32 accumulation in place, running maximum with lazy rescale.
 // One producer warpgroup, kWarpgroups consumers of 64 rows each; TMA and mbarrier rings for K and V; persistent.
 #pragma once
+#include "cuda/device/ptx/shared.cuh"
 #include "epilogue.cuh"
 #include "producer.cuh"
 
@@ -444,7 +445,7 @@ __device__ __forceinline__ void init_barriers(Barriers& bar) {
 template <class T>
 __global__ void __launch_bounds__(T::kThreads, 1)
     attention_kernel(const __grid_constant__ AttentionParams p, const __grid_constant__ WorkShape shape, const __grid_constant__ TensorMaps maps) {
-  extern __shared__ char smem_raw[];
+  CHITU_DYNAMIC_SHARED(char, 16, smem_raw);
   char* smem = smem_raw + ((1024 - (ptx::smem_u32(smem_raw) & 1023)) & 1023);
   Barriers& bar = *reinterpret_cast<Barriers*>(smem + T::kBarrierOffset);
   int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "attention.cuh"
+#include "cuda/launch.h"
 
 namespace chitu::cuda::sm90 {
 
@@ -93,11 +94,7 @@ cudaError_t launch(const AttentionParams& p, cudaStream_t stream) {
     cudaError_t e = encode_maps<T>(maps, p);
     if (e != cudaSuccess) return e;
   }
-  cudaError_t e = cudaFuncSetAttribute(attention_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
-  if (e != cudaSuccess) return e;
-  int grid = std::min(p.num_sms, shape.num_tiles);
-  attention_kernel<T><<<grid, T::kThreads, T::kSharedBytes, stream>>>(p, shape, maps);
-  return cudaGetLastError();
+  return launch_kernel(attention_kernel<T>, std::min(p.num_sms, shape.num_tiles), T::kThreads, T::kSharedBytes, stream, p, shape, maps);
 }
 
 }  // namespace chitu::cuda::sm90
