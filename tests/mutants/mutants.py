@@ -26,6 +26,7 @@ FRONT = [
     ("lse may lie in the mask", "src/core/validate.cc", "  apart(\"lse\", \"mask\", lse, byte_range(\"mask\", a.mask));\n", "", "test_validate", "*"),
     ("seqlens_k one too long accepted", "src/core/validate.cc", "s.seqlens_k[b] <= p.seqlen_k,", "s.seqlens_k[b] <= p.seqlen_k + 1,", "test_validate", "*"),
     ("a forced kernel is a wish", "src/attention.cc", "if (!options.kernel.empty() && options.kernel != row.name) return", "if (false) return", "test_plan", "*Forced*"),
+    ("a misspelt row is not disabled", "src/attention.cc", "CHITU_CHECK(unknown.empty(),", "CHITU_CHECK(true,", "test_plan", "*Disable*"),
     ("run trusts the shapes", "src/attention.cc", "CHITU_CHECK(p == impl.problem,", "CHITU_CHECK(p.dtype == impl.problem.dtype,", "test_validate", "*Run*"),
     ("automatic takes chitu_fast", "src/core/policy.h", "? Method::chitu_int8 : Method::chitu;", "? Method::chitu_fast : Method::chitu;", "test_plan", "*Automatic*"),
 ]
