@@ -17,7 +17,9 @@ if(NOT CHITU_CUDA STREQUAL "OFF")
     enable_language(CUDA)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # what CMake 3.25 does not know about nvcc 13
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL TRUE)  # elsewhere, where no compiler says where it is, another toolkit or none would be found
     find_package(CUDAToolkit REQUIRED)
+    unset(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL)
     if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
       if(CHITU_CUDA STREQUAL "ON")
         message(FATAL_ERROR "CHITU_CUDA: want nvcc 12.8 or newer, found ${CMAKE_CUDA_COMPILER_VERSION}")
