@@ -42,6 +42,7 @@ CPU = [
     ("merge reads an empty side", "src/cpu/merge.cc", "const float a = empty_a ? 0.0f : wa * oa[d]", "const float a = wa * oa[d]", "test_merge", "*Empty*"),
     ("merge forgets the level", "src/cpu/merge.cc", "m0 + std::log(z)", "std::log(z)", "test_merge", "*Formula*"),
     ("cache ignores the lengths", "src/cpu/quantized.cc", "lengths[b] = work.sequence(b).range.k_len;", "lengths[b] = q.seqlen_k;", "test_quantize_kv", "*Lengths*"),
+    ("a blob's lengths are believed", "src/cpu/quantized.cc", "CHITU_CHECK(lengths[b] >= 0 && lengths[b] <= h.seqlen,", "CHITU_CHECK(true,", "test_quantize_kv", "*ABlob*"),
     ("mean of a ragged tile over all its slots", "src/cpu/device/quantize-inl.h", "Simd::set(128.0f / static_cast<float>(count))", "Simd::set(128.0f / static_cast<float>(kTile))",
      "test_kernels", "Cases/*/0"),
     ("K scale of the neighbouring group", "src/cpu/device/lut_softmax-inl.h", "Simd::mul(Simd::load(t.q_factor + v * kL), Simd::set(t.head->k_scale[g]));\n    off[g]",
