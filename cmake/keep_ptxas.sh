@@ -17,9 +17,9 @@ status=$?
 grep -vE '^ptxas info +: (Compiling entry function|Function properties for|Used [0-9]+ registers|[0-9]+ bytes gmem|Compile time)|^ +[0-9]+ bytes stack frame' "$log.new" >&2
 if [ $status = 0 ]; then
   for cubin in "$keep"/*.cubin; do
-    # "code <architecture or nothing> <kernel> <hexadecimal bytes>"; the name has the architecture only where there are several
-    arch=$(expr "$cubin" : '.*\.\(sm_[0-9a-z]*\)\.cubin$')
-    readelf -SW "$cubin" 2>/dev/null | sed -nE "s/.* \.text\.([^ ]+) +PROGBITS +[0-9a-f]+ [0-9a-f]+ ([0-9a-f]+) .*/code ${arch:--} \1 \2/p" >>"$log.new"
+    # "code <architecture> <kernel> <hexadecimal bytes>". Names: x.compute_80.sm_80.cubin, the last of several x.compute_90.cubin, an only one x.cubin.
+    arch=$(expr "$cubin" : '.*\.[a-z][a-z]*_\([0-9a-z]*\)\.cubin$')
+    readelf -SW "$cubin" 2>/dev/null | sed -nE "s/.* \.text\.([^ ]+) +PROGBITS +[0-9a-f]+ [0-9a-f]+ ([0-9a-f]+) .*/code ${arch:+sm_}${arch:--} \1 \2/p" >>"$log.new"
   done
   mv "$log.new" "$log"
 fi

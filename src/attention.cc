@@ -62,9 +62,7 @@ const core::Environment& environment() {
   return checked;
 }
 
-bool has_scheme_options(const SchemeOptions& o) {
-  return o.granularity || o.family || o.pv_accumulation || o.smooth_k || o.smooth_q || o.smooth_v;
-}
+bool has_scheme_options(const SchemeOptions& o) { return o.granularity || o.family || o.pv_accumulation || o.smooth_k || o.smooth_q || o.smooth_v; }
 
 std::vector<Method> candidate_methods(const AttentionArgs& args, const AttentionOptions& options, const Problem& p) {
   if (args.kv != nullptr) {
