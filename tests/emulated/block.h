@@ -43,6 +43,8 @@ void barrier_arrive(int id, int threads);
 /// Blocks the running thread until wake(). `what` and `detail` tell of it in a report of a deadlock.
 void wait_for(const char* what, std::uint64_t detail);
 void wake(int thread);
+/// Another warp goes first, if one can.
+void let_others_run();
 
 /// A warp-wide operation: the last lane to arrive calls execute() with the operands of all, which lie on the lanes' stacks.
 using Execute = void (*)(void* const* operands);
