@@ -31,6 +31,9 @@ struct ConsumerBase {
     k_descriptor = ptx::wgmma_descriptor(base + T::kKOffset, 16, 8 * T::kQkChunk, T::kQkSwizzle);
   }
 
+  // By all threads of the CTA, before the roles part.
+  static __device__ __forceinline__ void init_shared(char*) {}
+
   __device__ __forceinline__ void release(uint64_t* barrier) {
     if (lane == 0) ptx::mbarrier_arrive(barrier);
   }
@@ -60,11 +63,13 @@ struct ConsumerBase {
   __device__ __forceinline__ void fetch_tile(int n) {
     if constexpr (T::kInt8Qk) {
       int t = n * T::kTileN / kScaleTile;
-      if (t / kBiasTiles != bias_group) next_bias_group(t / kBiasTiles);
-      const float* b = reinterpret_cast<const float*>(smem + T::kBiasOffset) + (bias_ring.index * kBiasTiles + t % kBiasTiles) * T::kBiasStride +
-                       warpgroup * 64 + warp * 16 + lane / 4;
-      scale.bias[0] = b[0];
-      scale.bias[1] = b[8];
+      if constexpr (T::kTileBias) {
+        if (t / kBiasTiles != bias_group) next_bias_group(t / kBiasTiles);
+        const float* b = reinterpret_cast<const float*>(smem + T::kBiasOffset) + (bias_ring.index * kBiasTiles + t % kBiasTiles) * T::kBiasStride +
+                         warpgroup * 64 + warp * 16 + lane / 4;
+        scale.bias[0] = b[0];
+        scale.bias[1] = b[8];
+      }
       if constexpr (!T::kOverlap) ks_next = __ldg(k_scale + t * 4);  // PV hides the latency
       scale.c[0] = c0[0] * ks_next;
       scale.c[1] = c0[1] * ks_next;

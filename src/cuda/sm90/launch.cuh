@@ -21,7 +21,7 @@ cudaError_t encode_maps(TensorMaps& maps, const AttentionParams& p) {
 
 template <class T>
 cudaError_t launch(const AttentionParams& p, cudaStream_t stream) {
-  return launch_kernel<T>(attention_kernel<T>, encode_maps<T>, p, stream);
+  return launch_persistent<T>(attention_kernel<T>, encode_maps<T>, p, stream);
 }
 
 }  // namespace chitu::cuda::sm90

@@ -47,6 +47,7 @@ __device__ __forceinline__ void run_roles(const AttentionParams& p, const WorkSh
   int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
   int lane = threadIdx.x % 32;
   if (threadIdx.x == 0) init_barriers<T>(bar);
+  C::init_shared(smem);
   __syncthreads();
   if (warp < 4) {
     ptx::setmaxnreg_dec<T::kProducerRegisters>();

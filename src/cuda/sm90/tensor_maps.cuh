@@ -77,8 +77,8 @@ WorkShape work_shape(const AttentionParams& p) {
 }
 
 template <class T>
-cudaError_t launch_kernel(void (*kernel)(AttentionParams, WorkShape, TensorMaps), cudaError_t (*encode_maps)(TensorMaps&, const AttentionParams&),
-                          const AttentionParams& p, cudaStream_t stream) {
+cudaError_t launch_persistent(void (*kernel)(AttentionParams, WorkShape, TensorMaps), cudaError_t (*encode_maps)(TensorMaps&, const AttentionParams&),
+                              const AttentionParams& p, cudaStream_t stream) {
   WorkShape shape = work_shape<T>(p);
   if (shape.num_tiles == 0) return cudaSuccess;
   TensorMaps maps{};
