@@ -63,7 +63,7 @@ THIRD_PARTY = [
     (r"CLI/.*|fmt/.*|nlohmann/.*", ["apps/", "tests/"]),
     (r"gtest/.*", ["tests/"]),
     (r"nanobind/.*", ["python/"]),
-    (r"(sys/\w+|errno|pthread|sched|unistd|fcntl|dlfcn|signal|poll)\.h", ["src/cpu/", "src/cuda/", "src/distributed/", "apps/", "tests/"]),
+    (r"(sys/\w+|errno|pthread|sched|unistd|fcntl|dlfcn|signal|poll|link)\.h", ["src/cpu/", "src/cuda/", "src/distributed/", "apps/", "tests/"]),
 ]
 STANDARD = re.compile(r"[a-z0-9_]+")  # <vector>, <cstdint>: standard headers have no dot
 

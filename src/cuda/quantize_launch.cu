@@ -16,9 +16,6 @@ namespace {
 __global__ void header_kernel(BlobHeader h, BlobHeader* to) { *to = h; }
 }  // namespace
 
-void write_header(const BlobHeader& h, void* blob, cudaStream_t stream) {
-  header_kernel<<<1, 1, 0, stream>>>(h, static_cast<BlobHeader*>(blob));
-  CHITU_CUDA(cudaGetLastError());
-}
+void write_header(const BlobHeader& h, void* blob, cudaStream_t stream) { launch(header_kernel, 1, 1, 0, stream, h, static_cast<BlobHeader*>(blob)); }
 
 }  // namespace chitu::cuda

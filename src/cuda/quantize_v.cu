@@ -155,19 +155,15 @@ Kernel kernel_for(DType t, bool tiles) {
 
 void quantize_v(const QuantizeVParams& p, VCodes codes, cudaStream_t stream) {
   const std::int64_t blocks = static_cast<std::int64_t>(p.sequence.batch) * p.heads * div_up(p.sequence.seqlen_k, kTile);
-  if (blocks == 0) return;
   const bool int8 = codes == VCodes::s8_tensor || codes == VCodes::s8_c3 || codes == VCodes::e4m3_tiles;
   const Kernel kernel = p.head_dim <= 64    ? kernel_for<16>(p.x.dtype, int8)
                         : p.head_dim <= 128 ? kernel_for<32>(p.x.dtype, int8)
                                             : kernel_for<64>(p.x.dtype, int8);
-  kernel<<<static_cast<unsigned>(blocks), kRowThreads, 0, stream>>>(p, codes);
-  CHITU_CUDA(cudaGetLastError());
+  launch(kernel, blocks, kRowThreads, 0, stream, p, codes);
 }
 
 void unpack_v(const std::uint8_t* codes, std::uint16_t* v16, std::int64_t n, cudaStream_t stream) {
-  if (n == 0) return;
-  unpack_kernel<<<static_cast<unsigned>(div_up(n, 2048)), 256, 0, stream>>>(codes, v16, n);
-  CHITU_CUDA(cudaGetLastError());
+  launch(unpack_kernel, div_up(n, 2048), 256, 0, stream, codes, v16, n);
 }
 
 }  // namespace chitu::cuda

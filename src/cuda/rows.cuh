@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "core/codec.h"
+#include "cuda/device/ptx/max.cuh"
 #include "cuda/params.h"
 
 namespace chitu::cuda {
@@ -83,11 +84,7 @@ __device__ __forceinline__ uint32_t quad_max_bits(uint32_t x) {
 }
 
 // Larger of |a| and |b|, NaN when either is; one instruction.
-__device__ __forceinline__ float absmax_nan(float a, float b) {
-  float r;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(fabsf(a)), "f"(fabsf(b)));
-  return r;
-}
+__device__ __forceinline__ float absmax_nan(float a, float b) { return ptx::max_nan(fabsf(a), fabsf(b)); }
 
 template <int kValues>
 __device__ __forceinline__ uint32_t absmax_bits(const float (&x)[kValues]) {

@@ -9,6 +9,7 @@
 #include "chitu/error.h"
 #include "core/check.h"
 #include "core/kernel.h"
+#include "cuda/launch.h"
 
 namespace chitu::cuda {
 
@@ -35,16 +36,10 @@ std::int64_t max_shared_bytes(int device);
 
 inline cudaStream_t stream_of(Stream s) { return static_cast<cudaStream_t>(s); }
 
-/// Launches kernel<<<blocks, threads, shared, stream>>>(params) and checks the launch. Raises the kernel's shared memory limit where that may be needed (48 KB
-/// with static arrays).
-template <class Params>
-void launch(void (*kernel)(Params), std::int64_t blocks, int threads, std::int64_t shared, cudaStream_t stream, Params params) {
-  const void* entry = reinterpret_cast<const void*>(kernel);
-  if (blocks == 0) return;
-  if (shared > 32 * 1024) CHITU_CUDA(cudaFuncSetAttribute(entry, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
-  void* arguments[] = {&params};
-  CHITU_CUDA(
-      cudaLaunchKernel(entry, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)), arguments, static_cast<std::size_t>(shared), stream));
+/// launch_kernel, checked.
+template <class... Params>
+void launch(void (*kernel)(Params...), std::int64_t blocks, int threads, std::int64_t shared, cudaStream_t stream, std::type_identity_t<Params>... params) {
+  CHITU_CUDA(launch_kernel(kernel, blocks, threads, shared, stream, params...));
 }
 
 constexpr std::int64_t kMaxBlocks = 0x7fffffff;  // of a one-dimensional grid

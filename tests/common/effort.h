@@ -11,4 +11,7 @@ inline int effort(int n) {
   return scaled < 1 ? 1 : static_cast<int>(scaled);
 }
 
+/// Of n kinds of a case, whether to run number i: all at an effort of 1 or more, else as many as it allows, at least one, and others for another `turn`.
+inline bool chosen(int i, int n, int turn) { return (i + turn) % n < effort(n); }
+
 }  // namespace chitu::test

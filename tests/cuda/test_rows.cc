@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <random>
 
+#include "common/effort.h"
 #include "core/validate.h"
 #include "eval/fill.h"
 #include "gpu_call.h"
@@ -53,6 +54,10 @@ double exact_bar(Method m) {
   }
 }
 
+/// Sums of log-code words are sums of codes, 8 per octave, and a last-bit difference of a score may move one: by an eighth of its key's weight, which is at
+/// most half of the row's, because the code of the largest score lies far from a tie.
+constexpr double kFlippedLogCode = 1.0 / 16;
+
 double rounding_of(DType out) { return out == DType::f32 ? 0.0 : out == DType::f16 ? 6e-4 : 5e-3; }
 
 std::string check_row(TestCall& host, GpuCall& gpu, const AttentionOptions& options, bool against_fp64) {
@@ -71,7 +76,8 @@ std::string check_row(TestCall& host, GpuCall& gpu, const AttentionOptions& opti
     if (std::isfinite(x)) most = std::max(most, static_cast<double>(std::fabs(x)));
   if (!(d.nrmse <= allowed)) return "nrmse " + std::to_string(d.nrmse) + ", allowed " + std::to_string(allowed);
   if (!(d.largest <= 40 * allowed)) return "one element is off by " + std::to_string(d.largest) + " rms, allowed " + std::to_string(40 * allowed);
-  if (!(l <= 1e-4 + 4e-6 * most)) return "lse is off by " + std::to_string(l) + " (largest lse " + std::to_string(most) + ")";
+  const double lse_bar = 1e-4 + 4e-6 * most + (gpu.executed(options).exponential == core::Exponential::log_code ? kFlippedLogCode : 0);
+  if (!(l <= lse_bar)) return "lse is off by " + std::to_string(l) + " (largest lse " + std::to_string(most) + ")";
   if (!against_fp64) return {};
   AttentionOptions exact = options;
   exact.method = Method::exact;
@@ -169,22 +175,33 @@ class Rows : public testing::TestWithParam<Method> {};
 
 TEST_P(Rows, MatchTheirSpecification) {
   CHITU_NEED_GPU();
+  int turn = static_cast<int>(GetParam());
   for (const Case& c : cases()) {
+    std::vector<CallSpec> kinds;
     for (DType t : {DType::f16, DType::bf16, DType::f32}) {
       for (DType out : {DType::f32, t}) {
         CallSpec s = c.spec;
         s.dtype = t;
         s.out_dtype = out;
-        if (!takes(s, GetParam()) || (out == t && t == DType::f32) || eval::find_input_set(s.input_set) == nullptr) continue;
-        EXPECT_EQ(check(s, GetParam()), "") << c.name << ": " << s.text();
+        if (!takes(s, GetParam()) || (out == t && t == DType::f32 && !kinds.empty() && kinds.back().dtype == DType::f32)) continue;
+        if (eval::find_input_set(s.input_set) != nullptr) kinds.push_back(s);
       }
+    }
+    ++turn;
+    const int n = static_cast<int>(kinds.size());
+    for (int i = 0; i < n; ++i) {
+      if (!chosen(i, n, turn)) continue;
+      const CallSpec& s = kinds[static_cast<std::size_t>(i)];
+      EXPECT_EQ(check(s, GetParam()), "") << c.name << ": " << s.text();
     }
   }
 }
 
 TEST_P(Rows, StayWithinTheirErrorAgainstFp64) {
   CHITU_NEED_GPU();
+  int turn = static_cast<int>(GetParam());
   for (auto [sq, sk, d] : {std::array<std::int64_t, 3>{100, 1000, 128}, {64, 4096, 64}, {40, 700, 256}}) {
+    if (!chosen(turn++, 3, 0)) continue;
     CallSpec s = shape(1, sq, sk, 2, 1, d, d);
     EXPECT_EQ(check(s, GetParam(), true), "") << s.text();
     s.mask = Mask::causal();
@@ -195,12 +212,15 @@ TEST_P(Rows, StayWithinTheirErrorAgainstFp64) {
 
 TEST_P(Rows, EveryLengthAroundTheTiles) {
   CHITU_NEED_GPU();
+  int turn = static_cast<int>(GetParam());
   for (std::int64_t n = 1; n <= 130; n += n < 8 || n > 60 ? 1 : 5) {
+    if (!chosen(turn++, 4, 0)) continue;
     CallSpec s = shape(1, n, n, 1, 1, 64, 64);
     s.mask = Mask::causal();
     EXPECT_EQ(check(s, GetParam()), "") << s.text();
   }
   for (std::int64_t n : {255, 256, 257, 383, 384, 385, 512, 1023, 1024, 1025, 1151, 1152, 1153}) {
+    if (!chosen(turn++, 4, 0)) continue;
     EXPECT_EQ(check(shape(1, 2, n, 1, 1, 128, 128), GetParam()), "") << n;
     EXPECT_EQ(check(shape(1, 130, n, 1, 1, 128, 128), GetParam()), "") << n;
   }
@@ -282,11 +302,13 @@ TEST(CudaSchemes, Departures) {
   for (Method m : {Method::sage1, Method::sage2}) {
     for (Granularity g : {Granularity::per_block, Granularity::per_warp, Granularity::per_thread, Granularity::per_token}) {
       for (FragmentFamily f : {FragmentFamily::sm90, FragmentFamily::mma_sync}) {
+        const bool has_family = m == Method::sage2 || g == Granularity::per_warp || g == Granularity::per_thread;
+        if (!has_family && f != FragmentFamily::sm90) continue;
         TestCall host(s);
         GpuCall gpu(host);
         AttentionOptions o = host.options(m);
         o.scheme.granularity = g;
-        o.scheme.family = f;
+        if (has_family) o.scheme.family = f;
         ASSERT_EQ(gpu.run(o), "");
         const auto out = host.out(), lse = host.lse();
         gpu.run_reference(o);
@@ -302,7 +324,7 @@ TEST(CudaSweep, RandomCalls) {
   CHITU_NEED_GPU();
   const char* wanted = std::getenv("CHITU_CUDA_SWEEP");
   const char* first = std::getenv("CHITU_CUDA_SWEEP_SEED");
-  const int n = wanted != nullptr ? std::atoi(wanted) : 400;
+  const int n = wanted != nullptr ? std::atoi(wanted) : effort(400);
   std::mt19937_64 random(first != nullptr ? std::strtoull(first, nullptr, 10) : 1);
   auto pick = [&](std::int64_t lo, std::int64_t hi) { return lo + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(hi - lo + 1)); };
   int faults = 0;

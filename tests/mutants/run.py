@@ -69,7 +69,7 @@ class Scratch:
             replace_once(self.tree / path, old, new)
         cpu = self.tree / "src/cpu/CMakeLists.txt"
         cpu.write_text(cpu.read_text(encoding="utf-8").replace(" isa_scalar.cc", ""), encoding="utf-8")
-        for name in ("fuzz", "consumer", "cuda", "cli"):
+        for name in ("fuzz", "consumer", "cuda", "emulated", "cli"):
             shutil.rmtree(self.tree / "tests" / name, ignore_errors=True)
             (self.tree / "tests" / name).mkdir()
             (self.tree / "tests" / name / "CMakeLists.txt").write_text("", encoding="utf-8")

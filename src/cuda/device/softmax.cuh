@@ -3,8 +3,8 @@
 #include <climits>
 #include <cstdint>
 
-#include "ptx/mma.cuh"
-#include "ptx/wgmma.cuh"
+#include "cuda/device/ptx/mma.cuh"
+#include "cuda/device/ptx/wgmma.cuh"
 
 namespace chitu::cuda {
 

@@ -290,13 +290,12 @@ struct Attention {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, T::kBlocksPerSm) attention_kernel(const __grid_constant__ AttentionParams p) {
-  extern __shared__ __align__(128) uint8_t shared[];
   __shared__ Work work;
   if (threadIdx.x == 0) decode_work<T>(p, work);
   __syncthreads();
   if (work.i0 >= work.q_len) return;
   Attention<T> attention(p, work);
-  attention.run(shared);
+  attention.run(ptx::dynamic_shared());
 }
 
 }  // namespace chitu::cuda::sm80

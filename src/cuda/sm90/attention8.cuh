@@ -152,7 +152,8 @@ struct Consumer8 : ConsumerBase<T> {
   }
 
   // u8_tile, plain: s * c is exact inside the sum and `top` is rounded: where scores are large the largest weight could pass 255.5, and its byte wrap to 0.
-  static __device__ __forceinline__ float margin(float top) { return fmaxf(fabsf(top) - 4096.f, 0.f) * 0x1p-22f; }
+  // Finite even where the row sees nothing and `top` is -inf.
+  static __device__ __forceinline__ float margin(float top) { return fmaxf(fminf(fabsf(top), FLT_MAX) - 4096.f, 0.f) * 0x1p-22f; }
 
   // Moves the reference where the tile's level calls for it, and measures the tile against it.
   __device__ __forceinline__ void settle_reference(TileWeights& tile, bool flagged) {

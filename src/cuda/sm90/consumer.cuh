@@ -1,6 +1,6 @@
 // What every consumer warpgroup does, whatever the format of P and V: scores, tile scales and bias, the walk over the key tiles of a piece of work.
 #pragma once
-#include "../device/softmax.cuh"
+#include "cuda/device/softmax.cuh"
 #include "producer.cuh"
 
 namespace chitu::cuda::sm90 {

@@ -1,6 +1,6 @@
 // O / l to the caller's rows, lse.
 #pragma once
-#include "../device/softmax.cuh"
+#include "cuda/device/softmax.cuh"
 #include "traits.cuh"
 #include "work.cuh"
 

@@ -1,8 +1,8 @@
 // The producer warpgroup: warp 0 hands out work and loads operands, warps 1-3 make the tile bias.
 #pragma once
-#include "../device/ptx/mma.cuh"
-#include "../device/ptx/sync.cuh"
-#include "../device/ptx/tma.cuh"
+#include "cuda/device/ptx/mma.cuh"
+#include "cuda/device/ptx/sync.cuh"
+#include "cuda/device/ptx/tma.cuh"
 #include "traits.cuh"
 #include "work.cuh"
 

@@ -41,7 +41,7 @@ __device__ __forceinline__ void init_barriers(Barriers& bar) {
 
 template <class T, class C>
 __device__ __forceinline__ void run_roles(const AttentionParams& p, const WorkShape& shape, const TensorMaps& maps) {
-  extern __shared__ char smem_raw[];
+  char* smem_raw = ptx::dynamic_shared();
   char* smem = smem_raw + ((1024 - (ptx::smem_u32(smem_raw) & 1023)) & 1023);
   Barriers& bar = *reinterpret_cast<Barriers*>(smem + T::kBarrierOffset);
   int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);

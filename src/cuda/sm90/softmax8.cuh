@@ -4,8 +4,8 @@
 #pragma once
 #include <cfloat>
 
-#include "../device/ptx/max.cuh"
-#include "../device/softmax.cuh"
+#include "cuda/device/ptx/max.cuh"
+#include "cuda/device/softmax.cuh"
 #include "traits8.cuh"
 
 namespace chitu::cuda::sm90 {

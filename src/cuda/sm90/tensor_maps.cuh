@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cuda/launch.h"
 #include "producer.cuh"
 
 namespace chitu::cuda::sm90 {
@@ -86,11 +87,7 @@ cudaError_t launch_persistent(void (*kernel)(AttentionParams, WorkShape, TensorM
     cudaError_t e = encode_maps(maps, p);
     if (e != cudaSuccess) return e;
   }
-  cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
-  if (e != cudaSuccess) return e;
-  int grid = std::min(p.num_sms, shape.num_tiles);
-  kernel<<<grid, T::kThreads, T::kSharedBytes, stream>>>(p, shape, maps);
-  return cudaGetLastError();
+  return launch_kernel(kernel, std::min(p.num_sms, shape.num_tiles), T::kThreads, T::kSharedBytes, stream, p, shape, maps);
 }
 
 }  // namespace chitu::cuda::sm90

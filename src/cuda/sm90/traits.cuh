@@ -3,7 +3,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "../device/ptx/wgmma.cuh"
+#include "cuda/device/ptx/wgmma.cuh"
 #include "params.h"
 
 namespace chitu::cuda::sm90 {

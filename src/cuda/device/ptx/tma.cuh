@@ -1,6 +1,6 @@
 // Bulk tensor copies (TMA). One PTX instruction per function.
 #pragma once
-#include "mbarrier.cuh"
+#include "cuda/device/ptx/mbarrier.cuh"
 
 namespace chitu::cuda::ptx {
 

@@ -1,0 +1,14 @@
+#pragma once
+
+// Exchanges between the lanes of a warp. Masks must name all lanes: nothing in src/cuda uses less.
+
+#include <cstdint>
+
+namespace chitu::emulated {
+
+void sync_warp(unsigned mask);
+std::uint32_t shuffle(unsigned mask, std::uint32_t value, int source);
+bool any(unsigned mask, bool predicate);
+std::uint32_t reduce_max(unsigned mask, std::uint32_t value);
+
+}  // namespace chitu::emulated
