@@ -53,6 +53,7 @@ TEST(Scheme, OwnMethodsShareTheirScores) {
     for (Method m : {Method::chitu, Method::chitu_int8, Method::chitu_fast}) {
       const Scheme s = default_scheme(m, t);
       EXPECT_TRUE(s.rotate);
+      EXPECT_TRUE(s.k_weights);
       EXPECT_EQ(s.k_center, Center::tile_mean);
       EXPECT_EQ(s.q_grain, (Grain{1, 1}));
       EXPECT_EQ(s.k_grain, (Grain{128, 4}));
@@ -177,6 +178,7 @@ TEST(Scheme, FirstDifferenceSeesEveryField) {
       {"method", [](Scheme& s) { s.method = Method::chitu; }},
       {"rotate", [](Scheme& s) { s.rotate = true; }},
       {"smooth_k", [](Scheme& s) { s.k_center = Center::none; }},
+      {"k_weights", [](Scheme& s) { s.k_weights = true; }},
       {"smooth_q", [](Scheme& s) { s.smooth_q = true; }},
       {"smooth_v", [](Scheme& s) { s.smooth_v = true; }},
       {"granularity", [](Scheme& s) { s.q_grain.groups = 4; }},

@@ -28,8 +28,8 @@ float Case::scale() const { return static_cast<float>(1.0 / std::sqrt(static_cas
 Case::Result Case::run(const core::Scheme& s) {
   auto view = [&](const std::vector<unsigned char>& x, std::int64_t rows) { return ref::HeadView{x.data(), DType::f16, head_.head_dim, rows, head_.head_dim}; };
   char key[160];
-  std::snprintf(key, sizeof key, "%d %d %lld %d %d %d %lld", s.rotate, static_cast<int>(s.k_center), static_cast<long long>(s.k_grain.block), s.k_grain.groups,
-                s.q_grain.quantized(), s.smooth_q, s.k_center == core::Center::tile_mean ? static_cast<long long>(s.tile_n) : 0);
+  std::snprintf(key, sizeof key, "%d %d %d %lld %d %d %d %lld", s.rotate, s.k_weights, static_cast<int>(s.k_center), static_cast<long long>(s.k_grain.block),
+                s.k_grain.groups, s.q_grain.quantized(), s.smooth_q, s.k_center == core::Center::tile_mean ? static_cast<long long>(s.tile_n) : 0);
   auto at = keys_.find(key);
   if (at == keys_.end()) at = keys_.emplace(key, ref::quantize_keys(s, view(k16_, head_.seqlen_k))).first;
   const ref::Values values = ref::quantize_values(s, view(v16_, head_.seqlen_k));

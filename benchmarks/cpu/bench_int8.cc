@@ -55,8 +55,8 @@ int main(int argc, char** argv) {
   const std::int64_t tiles = (n + kTile - 1) / kTile;
   auto* blob = static_cast<unsigned char*>(std::aligned_alloc(256, align(l.bytes * tiles * heads + 4096)));
   std::vector<float> c(heads * 256), ci(heads * 256);
-  std::uint32_t sign[256];
-  for (int d = 0; d < 256; ++d) sign[d] = core::rotation_sign(d) ? 0x80000000u : 0;
+  float factor[256];
+  for (int d = 0; d < 256; ++d) factor[d] = core::rotation_sign(d) ? -1.0f : 1.0f;
   const std::int64_t scratch_bytes = align(std::max<std::int64_t>(isa.lut_scratch_bytes(l.dk, l.dv), 2 * kTile * 4 * std::max(l.dk, l.dv)));
   auto* scratch = static_cast<char*>(std::aligned_alloc(256, scratch_bytes * threads + 4096));
   std::memset(scratch, 0, scratch_bytes * threads);
@@ -71,8 +71,17 @@ int main(int argc, char** argv) {
     parallel_run(heads, threads, [&](std::int64_t h, int) { isa.channel_weights({v.data() + h * hd, stride, Elem::f16}, n, hd, l.dv, &c[h * 256], &ci[h * 256]); });
     parallel_run(heads * tiles, threads, [&](std::int64_t i, int slot) {
       const std::int64_t h = i / tiles;
-      const QuantizeArgs a{{k.data() + h * hd, stride, Elem::f16}, {v.data() + h * hd, stride, Elem::f16}, n, l, blob + h * tiles * l.bytes,
-                           &ci[h * 256], nullptr, sign, KQuant::tile_groups, true, 4.0f};
+      const QuantizeArgs a{{k.data() + h * hd, stride, Elem::f16},
+                           {v.data() + h * hd, stride, Elem::f16},
+                           n,
+                           l,
+                           blob + h * tiles * l.bytes,
+                           &ci[h * 256],
+                           nullptr,
+                           factor,
+                           KQuant::tile_groups,
+                           true,
+                           4.0f};
       isa.quantize_tile(a, i % tiles, scratch + slot * scratch_bytes);
     });
     const double t1 = seconds(clock);
@@ -93,7 +102,7 @@ int main(int argc, char** argv) {
       a.layout = l;
       a.tiles = blob + h * tiles * l.bytes;
       a.channel = &c[h * 256];
-      a.sign = sign;
+      a.factor = factor;
       isa.attend_lut(a, items - 1 - i / heads, scratch + slot * scratch_bytes);
     });
     const double t2 = seconds(clock);

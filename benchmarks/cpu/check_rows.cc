@@ -207,8 +207,8 @@ bool check_tiers() {
     const std::int64_t d = dims[pick(0, 9)], dv = dims[pick(0, 9)], n = pick(1, 300);
     const DType dtype = static_cast<DType>(pick(0, 2));
     const Tensor k = random_tensor(dtype, 1, n, 1, d, 1, static_cast<int>(pick(0, 4))), v = random_tensor(dtype, 1, n, 1, dv, 1, static_cast<int>(pick(0, 4)));
-    std::uint32_t sign[256];
-    for (int c = 0; c < 256; ++c) sign[c] = core::rotation_sign(c) ? 0x80000000u : 0;
+    float factor[256];
+    for (int c = 0; c < 256; ++c) factor[c] = (core::rotation_sign(c) ? -1.0f : 1.0f) / static_cast<float>(1 << c % 3);
     const TileLayout l = tile_layout(d, dv, true);
     std::vector<unsigned char> first;
     for (Isa tier : {Isa::scalar, Isa::avx2, Isa::avx512vnni, Isa::avx512bf16}) {
@@ -220,7 +220,7 @@ bool check_tiers() {
       const std::int64_t tiles = tiles_of(n);
       std::vector<unsigned char> all(static_cast<std::size_t>(l.bytes * tiles + 64)), scratch(static_cast<std::size_t>(2 * kTile * 4 * 256 + 64));
       auto align = [](unsigned char* x) { return x + (64 - reinterpret_cast<std::uintptr_t>(x) % 64) % 64; };
-      const QuantizeArgs a{kr, vr, n, l, align(all.data()), inv.data(), nullptr, sign, KQuant::tile_groups, true, 4.0f};
+      const QuantizeArgs a{kr, vr, n, l, align(all.data()), inv.data(), nullptr, factor, KQuant::tile_groups, true, 4.0f};
       for (std::int64_t t = 0; t < tiles; ++t) isa->quantize_tile(a, t, align(scratch.data()));
       std::vector<unsigned char> result(align(all.data()), align(all.data()) + l.bytes * tiles);
       result.insert(result.end(), reinterpret_cast<unsigned char*>(c.data()), reinterpret_cast<unsigned char*>(c.data()) + 4 * l.dv);

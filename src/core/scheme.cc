@@ -29,6 +29,7 @@ Scheme own_scheme(Method method, DType input) {
   s.method = method;
   s.rotate = true;
   s.k_center = Center::tile_mean;
+  s.k_weights = true;
   s.q_grain = kPerToken;
   s.k_grain = kTileThread;
   if (method == Method::chitu) {
@@ -205,6 +206,7 @@ std::string first_difference(const Scheme& a, const Scheme& b) {
   if (a.method != b.method) return "method";
   if (a.rotate != b.rotate) return "rotate";
   if (a.k_center != b.k_center) return "smooth_k";
+  if (a.k_weights != b.k_weights) return "k_weights";
   if (a.smooth_q != b.smooth_q) return "smooth_q";
   if (a.smooth_v != b.smooth_v) return "smooth_v";
   if (a.q_grain != b.q_grain || a.k_grain != b.k_grain) return "granularity";

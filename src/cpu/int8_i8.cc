@@ -84,7 +84,7 @@ void run_blob(const core::Call& call, core::Workspace& ws) {
     a.layout = view.layout;
     a.tiles = view.tiles_of_head(item.sequence, item.head, 0);
     a.channel = view.factors(view.channel, item.sequence, item.head);
-    a.sign = rotation_signs();
+    a.factor = view.of_keys(view.q_factor, item.sequence, item.head);
     return a;
   });
 }

@@ -35,6 +35,10 @@ Int8Keys::Int8Keys(const core::Call& call, core::Workspace& ws, const Work& work
     view_.k_mean = ws.take<float>(p_.batch * p_.num_heads_kv * view_.layout.dk);
     sums_ = ws.take<float>(work.max_tiles() * p_.num_heads_kv * view_.layout.dk);
   }
+  if (s.k_weights) {
+    view_.q_factor = ws.take<float>(p_.batch * p_.num_heads_kv * view_.layout.dk);
+    view_.k_factor = ws.take<float>(p_.batch * p_.num_heads_kv * view_.layout.dk);
+  }
   if (s.q_grain.block == 128) {
     q_blocks_ = (p_.seqlen_q + 127) / 128;
     q_absmax_ = ws.take<std::int32_t>(p_.batch * p_.num_heads_q * q_blocks_);
@@ -50,6 +54,7 @@ void Int8Keys::prepare(const Work& work, const ThreadScratch& scratch) {
     f16_ranges(p_, work, view_, scratch);
   }
   if (view_.k_mean != nullptr) sequence_means(p_, work, view_, scratch, sums_);
+  if (view_.k_factor != nullptr) key_factors(p_, work, view_, scratch);
   quantize_tiles(p_, work, view_, scratch);
   if (q_absmax_ != nullptr) query_blocks(p_, work, scratch, q_blocks_, q_absmax_);
 }
@@ -59,8 +64,8 @@ void Int8Keys::fill(AttendArgs& a, const Work& work, const Work::Item& item) con
   a.tiles = view_.tiles_of_head(item.sequence, item.head, work.sequence(item.sequence).first_tile);
   a.channel = view_.factors(view_.channel, item.sequence, item.head);
   a.v_scale = view_.factors(view_.channel_inv, item.sequence, item.head);
-  a.k_mean = view_.mean(item.sequence, item.head);
-  a.sign = p_.scheme.rotate ? rotation_signs() : nullptr;
+  a.k_mean = view_.of_keys(view_.k_mean, item.sequence, item.head);
+  a.factor = view_.of_keys(view_.q_factor, item.sequence, item.head);
   a.k_quant = view_.k_quant;
   a.q_blocks = q_blocks_;
   a.q_absmax = q_absmax_ == nullptr ? nullptr : q_absmax_ + (item.sequence * p_.num_heads_q + item.head * p_.group()) * q_blocks_;

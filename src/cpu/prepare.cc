@@ -5,6 +5,8 @@
 #include <limits>
 
 #include "core/codec.h"
+#include "core/key_weights.h"
+#include "core/rotation.h"
 
 namespace chitu::cpu {
 namespace {
@@ -52,6 +54,29 @@ void f16_ranges(const core::Problem& p, const Work& work, const QuantizedView& v
   });
 }
 
+void key_factors(const core::Problem& p, const Work& work, const QuantizedView& view, const ThreadScratch& scratch) {
+  const int dim = view.layout.head_dim, dk = view.layout.dk;
+  for_heads(p, scratch, [&](std::int64_t b, std::int64_t h, int slot) {
+    std::array<float, 256> residual{};
+    std::array<int, 256> exponent{}, sorted{};
+    int n = 0;
+    if (work.sequence(b).range.k_len >= kTile) isa_table().key_residuals(work.k_rows(b, h), dim, dk, residual.data(), scratch[slot]);
+    for (std::size_t d = 0; d < static_cast<std::size_t>(dim); ++d) {
+      exponent[d] = core::key_exponent(residual[d]);
+      if (exponent[d] != core::kNoExponent) sorted[static_cast<std::size_t>(n++)] = exponent[d];
+    }
+    std::sort(sorted.begin(), sorted.begin() + n);
+    const int median = n > 0 ? sorted[static_cast<std::size_t>((n - 1) / 2)] : 0;
+    float *q = view.of_keys(view.q_factor, b, h), *k = view.of_keys(view.k_factor, b, h);
+    for (int d = 0; d < dk; ++d) {
+      const int log2_weight = d < dim ? core::key_weight_log2(exponent[static_cast<std::size_t>(d)], median) : 0;
+      const float sign = core::rotation_sign(d) ? -1.0f : 1.0f, weight = static_cast<float>(1 << log2_weight);
+      q[d] = sign * weight;
+      k[d] = sign / weight;
+    }
+  });
+}
+
 void sequence_means(const core::Problem& p, const Work& work, const QuantizedView& view, const ThreadScratch& scratch, float* sums) {
   const std::int64_t heads = p.num_heads_kv, tiles = work.tiles();
   const int dk = view.layout.dk;
@@ -72,7 +97,7 @@ void sequence_means(const core::Problem& p, const Work& work, const QuantizedVie
       for (std::int64_t t = 0; t < n; ++t) lane[static_cast<std::size_t>(t % 32)] += of_head[t * dk + d];
       for (std::size_t stride = 16; stride >= 1; stride /= 2)
         for (std::size_t l = 0; l < stride; ++l) lane[l] += lane[l + stride];
-      view.mean(b, h)[d] = n == 0 ? 0.0f : lane[0] * factor;
+      view.of_keys(view.k_mean, b, h)[d] = n == 0 ? 0.0f : lane[0] * factor;
     }
   });
 }
@@ -90,8 +115,8 @@ void quantize_tiles(const core::Problem& p, const Work& work, const QuantizedVie
     a.layout = view.layout;
     a.tiles = view.tiles_of_head(t.sequence, h, s.first_tile);
     a.channel_inv = view.factors(view.channel_inv, t.sequence, h);
-    a.k_mean = view.mean(t.sequence, h);
-    a.sign = rotation_signs();
+    a.k_mean = view.of_keys(view.k_mean, t.sequence, h);
+    a.factor = view.of_keys(view.k_factor, t.sequence, h);
     a.k_quant = view.k_quant;
     a.v_c3 = view.v_c3;
     a.flag_ratio = p.scheme.flag_ratio;

@@ -14,6 +14,8 @@ void channel_weights(const core::Problem& p, const Work& work, const QuantizedVi
 void tensor_scales(const core::Problem& p, const Work& work, const QuantizedView& view, const ThreadScratch& scratch);
 /// Powers of two that bring the channels of V into the range of f16.
 void f16_ranges(const core::Problem& p, const Work& work, const QuantizedView& view, const ThreadScratch& scratch);
+/// Sign of the rotation and weight of every channel of K, as Q and K are multiplied by it.
+void key_factors(const core::Problem& p, const Work& work, const QuantizedView& view, const ThreadScratch& scratch);
 /// Means of K over whole sequences; sums: [tiles of a head][dk] for every head.
 void sequence_means(const core::Problem& p, const Work& work, const QuantizedView& view, const ThreadScratch& scratch, float* sums);
 /// Codes, after everything above that the view asks for.

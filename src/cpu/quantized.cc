@@ -1,30 +1,19 @@
 #include "cpu/quantized.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 #include "chitu/error.h"
 #include "core/check.h"
-#include "core/rotation.h"
 #include "cpu/prepare.h"
 
 namespace chitu::cpu {
 namespace {
 
-constexpr char kMagic[8] = {'C', 'h', 'i', 't', 'u', 'K', 'V', '1'};
+constexpr char kMagic[8] = {'C', 'h', 'i', 't', 'u', 'K', 'V', '2'};
 constexpr char kLayout[] = "cpu: k [8][d/4][16][4] u8, v [d/16][32][16][4] s8 tokens 0213";
 
 }  // namespace
-
-const std::uint32_t* rotation_signs() {
-  static const auto signs = [] {
-    std::array<std::uint32_t, 256> s{};
-    for (int d = 0; d < 256; ++d) s[d] = core::rotation_sign(d) ? 0x80000000u : 0u;
-    return s;
-  }();
-  return signs.data();
-}
 
 std::string quantize_why_not(const core::QuantizeProblem& p) {
   if (p.scheme.method != Method::chitu_int8) {
@@ -47,7 +36,8 @@ BlobHeader blob_header(const core::QuantizeProblem& p) {
   h.head_dim_v = p.head_dim_v;
   h.tile_bytes = l.bytes;
   h.channel_offset = 256 + round_up(8 * p.batch, 256);
-  h.tiles_offset = h.channel_offset + round_up(4 * p.batch * p.num_heads_kv * l.dv, 256);
+  h.factor_offset = h.channel_offset + round_up(4 * p.batch * p.num_heads_kv * l.dv, 256);
+  h.tiles_offset = h.factor_offset + round_up(4 * p.batch * p.num_heads_kv * l.dk, 256);
   h.bytes = h.tiles_offset + round_up(p.batch * p.num_heads_kv * tiles_of(p.seqlen_k) * l.bytes, 256);
   return h;
 }
@@ -58,6 +48,7 @@ QuantizedView view_of_blob(const void* data, const BlobHeader& h) {
   v.layout = tile_layout(h.head_dim, h.head_dim_v, true);
   v.tiles = base + h.tiles_offset;
   v.channel = reinterpret_cast<float*>(base + h.channel_offset);
+  v.q_factor = reinterpret_cast<float*>(base + h.factor_offset);
   v.heads = h.num_heads_kv;
   v.channels = v.layout.dv;
   v.v_c3 = true;
@@ -101,6 +92,7 @@ void quantize_kv(const core::QuantizeCall& call, void* blob, core::Workspace& ws
   args.sequences.seqlens_k = call.seqlens_k;
   Work work({p, args, call.stream}, ws, 1);
   view.channel_inv = ws.take<float>(q.batch * q.num_heads_kv * view.layout.dv);
+  view.k_factor = ws.take<float>(q.batch * q.num_heads_kv * view.layout.dk);
   const ThreadScratch scratch(ws, quantize_scratch_bytes(view.layout));
   if (ws.measuring()) return;
   work.fill();
@@ -117,6 +109,7 @@ void quantize_kv(const core::QuantizeCall& call, void* blob, core::Workspace& ws
   const std::int64_t end = header.tiles_offset + q.batch * q.num_heads_kv * view.tiles_per_head * view.layout.bytes;
   std::memset(static_cast<unsigned char*>(blob) + end, 0, static_cast<std::size_t>(header.bytes - end));
   channel_weights(p, work, view, scratch);
+  key_factors(p, work, view, scratch);
   quantize_tiles(p, work, view, scratch);
 }
 

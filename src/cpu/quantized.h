@@ -6,11 +6,12 @@
 
 namespace chitu::cpu {
 
-/// First bytes of a blob. Then, each 256-byte aligned: int64 length[batch]; f32 channel[batch][heads][dv]; tiles [batch][heads][tiles_of(seqlen)].
+/// First bytes of a blob. Then, each 256-byte aligned: int64 length[batch]; f32 channel[batch][heads][dv]; f32 q_factor[batch][heads][dk]; tiles
+/// [batch][heads][tiles_of(seqlen)].
 struct BlobHeader {
-  char magic[8];  // "ChituKV1"
+  char magic[8];  // "ChituKV2"
   std::uint32_t method, dtype;
-  std::int64_t batch, seqlen, num_heads_kv, head_dim, head_dim_v, tile_bytes, channel_offset, tiles_offset, bytes;
+  std::int64_t batch, seqlen, num_heads_kv, head_dim, head_dim_v, tile_bytes, channel_offset, factor_offset, tiles_offset, bytes;
   char layout[64];
 };
 static_assert(sizeof(BlobHeader) <= 256);
@@ -24,6 +25,8 @@ struct QuantizedView {
   float* channel = nullptr;      // [sequence][head][channels]: factor of out
   float* channel_inv = nullptr;  // same: factor of V before it is rounded
   float* k_mean = nullptr;       // [sequence][head][dk], or null
+  float* q_factor = nullptr;     // own methods: same, sign of the rotation * weight of K's channel
+  float* k_factor = nullptr;     // same: sign / weight
   std::int64_t heads = 0, tiles_per_head = 0, channels = 0;
   bool packed = false;           // tiles of all sequences one after the other, head by head: [head][all tiles]; else [sequence][head][tiles_per_head]
 
@@ -32,10 +35,11 @@ struct QuantizedView {
     return tiles + at * layout.bytes;
   }
   float* factors(float* array, std::int64_t sequence, std::int64_t head) const { return array == nullptr ? nullptr : array + (sequence * heads + head) * channels; }
-  float* mean(std::int64_t sequence, std::int64_t head) const { return k_mean == nullptr ? nullptr : k_mean + (sequence * heads + head) * layout.dk; }
+  /// Of one of the arrays of [dk].
+  float* of_keys(float* array, std::int64_t sequence, std::int64_t head) const {
+    return array == nullptr ? nullptr : array + (sequence * heads + head) * layout.dk;
+  }
 };
-
-const std::uint32_t* rotation_signs();  // [256] 0 or the sign bit
 
 BlobHeader blob_header(const core::QuantizeProblem& p);
 QuantizedView view_of_blob(const void* data, const BlobHeader& header);

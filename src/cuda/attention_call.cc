@@ -28,10 +28,10 @@ QuantizeRowsParams q_rows(const Call& call, const Operands& o) {
   r.sequence = o.sequence;
   r.is_q = true;
   r.negate = p.softmax_scale < 0;
-  r.rotate = p.scheme.rotate;
+  r.factor = o.kv.q_factor;
   r.heads = static_cast<int>(p.num_heads_q);
   r.head_dim = static_cast<int>(p.head_dim);
-  r.heads_per_mean = static_cast<int>(p.group());
+  r.heads_per_kv = static_cast<int>(p.group());
   r.block = static_cast<int>(p.scheme.q_grain.block);
   r.groups = p.scheme.q_grain.groups;
   r.sequence_mean = o.q.mean_dot != nullptr ? o.kv.sequence_mean : nullptr;
@@ -80,9 +80,9 @@ Operands prepare(const Call& call, Workspace& ws, bool e4m3_tiles) {
   o.v = o.kv.v16 != nullptr ? v16_view(shape, o.kv.v16) : make_view(a.v);
   if (ws.measuring()) return o;
   const View k = make_view(a.k);
-  prepare_k_mean(shape, o.kv, scratch, k, stream);
+  prepare_k_statistics(shape, o.kv, scratch, k, stream);
   const std::int64_t k_blocks = blocks_of(p.num_heads_kv, p.seqlen_k);
-  quantize_rows({k_rows(shape, o.kv, k), q_rows(call, o), k_blocks}, k_blocks + q_blocks, stream);
+  quantize_rows({k_rows(shape, o.kv, scratch, k), q_rows(call, o), k_blocks}, k_blocks + q_blocks, stream);
   prepare_v(shape, o.kv, scratch, make_view(a.v), stream);
   return o;
 }
@@ -222,7 +222,7 @@ void run_sm80_quantized(const Call& call, Workspace& ws) {
   x.v8t = o.kv.v8t;
   x.token_scale = o.kv.token_scale;
   x.tile_mean = o.kv.tile_mean;
-  x.flagged = o.kv.flagged;
+  x.shift_limit = o.kv.shift_limit;
   x.v_scale = o.kv.v_scale;
   x.lazy_octaves = p.scheme.p_ref == core::PReference::lazy ? p.scheme.lazy_octaves : 0.0f;
   x.tile_reference = p.scheme.p_ref == core::PReference::tile;
@@ -258,9 +258,9 @@ void quantize_kv(const core::QuantizeCall& call, void* blob, Workspace& ws) {
   write_header(h, blob, stream);
   const KvBuffers b = blob_buffers(shape, blob);
   const View k = make_view(call.k);
-  prepare_k_mean(shape, b, scratch, k, stream);
+  prepare_k_statistics(shape, b, scratch, k, stream);
   const std::int64_t blocks = p.batch * p.num_heads_kv * div_up(p.seqlen_k, kTile);
-  quantize_rows({k_rows(shape, b, k), {}, blocks}, blocks, stream);
+  quantize_rows({k_rows(shape, b, scratch, k), {}, blocks}, blocks, stream);
   prepare_v(shape, b, scratch, make_view(call.v), stream);
 }
 

@@ -45,10 +45,11 @@ struct QuantizeRowsParams {
   Sequence sequence;
   bool is_q;    ///< rows of q (else of k)
   bool negate;  ///< a negative softmax_scale is folded into q
-  bool rotate, tile_mean;
+  bool tile_mean;
   int heads, head_dim;
-  int heads_per_mean;          ///< q heads that share a row of sequence_mean
+  int heads_per_kv;            ///< q heads that share a row of sequence_mean and factor; k: 1
   int block, groups;           ///< core::Grain within 128 rows; block 1: per token
+  const float* factor;         ///< [batch, num_heads_kv, code_dim]: sign of the rotation times (q) or divided by (k) the channel's weight. Null: no rotation
   const float* sequence_mean;  ///< [batch, num_heads_kv, head_dim]; k: subtracted; q: dotted into mean_dot. Null: none. Packed: batch is the sequence
   float* mean_dot;             ///< q: [tensor batch, heads, q_rows], softmax_scale * (q . mean), natural log units
   float softmax_scale;
@@ -66,6 +67,14 @@ struct StatisticsParams {
   float* result;  ///< [batch, heads, head_dim]
 };
 
+/// Weights of K's channels, as Q and K are multiplied by them.
+struct KeyFactorsParams {
+  View x;
+  Sequence sequence;
+  int heads, head_dim;
+  float *q_factor, *k_factor;  ///< [batch, heads, code_dim]
+};
+
 /// V as the kernels read it.
 struct QuantizeVParams {
   View x;
@@ -80,7 +89,7 @@ struct QuantizeVParams {
   std::int8_t* v8t;       ///< [tensor batch, heads, tiles_k, head_dim, 128]: keys of 16 in the order of an mma thread (value_position); int8 or e4m3
   float* token_scale;     ///< c3: [.., tiles_k, 128]
   float* tile_mean;       ///< c3: [.., tiles_k, head_dim]: mean of the codes
-  std::int32_t* flagged;  ///< c3: [.., tiles_k]
+  float* shift_limit;     ///< c3: [.., tiles_k]: tau of a flagged tile, 0 of a plain one
 };
 
 /// Slot of key j (0..15) inside its group of 16 in v8t: a thread of mma.m16n8k32 then owns the keys 2t, 2t+1, 8+2t, 8+2t+1 of which it has the scores.
@@ -99,7 +108,7 @@ struct AttentionParams {
   const std::int8_t* v8t;
   const float* token_scale;
   const float* tile_mean;
-  const std::int32_t* flagged;
+  const float* shift_limit;
   const float* v_scale;  ///< [batch, heads_kv, head_dim_v]; null: 1
 
   View q, k, v;  ///< q: the caller's; k: `exact` only; v: 16 bits

@@ -55,6 +55,7 @@ KvBuffers take_kv(const KvShape& s, core::Workspace& ws) {
     b.k_scale = ws.take<float>(block == 1 ? tiles * kTile : tiles * (kTile / block) * 4);
     if (s.scheme.k_center == Center::tile_mean) b.k_mean = ws.take<std::uint8_t>(tiles * dim * static_cast<std::int64_t>(dtype_size(s.dtype)));
     if (s.scheme.k_center == Center::sequence_mean) b.sequence_mean = ws.take<float>(channels * s.head_dim);
+    if (s.scheme.k_weights) b.q_factor = ws.take<float>(channels * dim);
   }
   const VCodes codes = v_codes(s);
   if (codes == VCodes::copy && !s.blob) return b;
@@ -67,7 +68,7 @@ KvBuffers take_kv(const KvShape& s, core::Workspace& ws) {
   if (codes == VCodes::s8_c3) {
     b.token_scale = ws.take<float>(tiles * kTile);
     b.tile_mean = ws.take<float>(tiles * s.head_dim_v);
-    b.flagged = ws.take<std::int32_t>(tiles);
+    b.shift_limit = ws.take<float>(tiles);
   }
   return b;
 }
@@ -75,6 +76,7 @@ KvBuffers take_kv(const KvShape& s, core::Workspace& ws) {
 KvScratch take_scratch(const KvShape& s, core::Workspace& ws) {
   KvScratch x;
   if (s.scheme.k_grain.quantized() && s.scheme.k_center == Center::sequence_mean) x.k_tiles = ws.take<float>(tiles_of(s) * s.head_dim);
+  if (s.scheme.k_weights) x.k_factor = ws.take<float>(std::int64_t{s.sequence.batch} * s.heads * code_dim(s.head_dim));
   if (needs_absmax(s)) {
     x.v_tiles = ws.take<float>(tiles_of(s) * s.head_dim_v);
     x.v_absmax = ws.take<float>(std::int64_t{s.sequence.batch} * s.heads * s.head_dim_v);
@@ -114,23 +116,24 @@ void prepare_v(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, c
   q.v8t = b.v8t;
   q.token_scale = b.token_scale;
   q.tile_mean = b.tile_mean;
-  q.flagged = b.flagged;
+  q.shift_limit = b.shift_limit;
   quantize_v(q, codes, stream);
 }
 
-void prepare_k_mean(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k, cudaStream_t stream) {
+void prepare_k_statistics(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k, cudaStream_t stream) {
+  if (b.q_factor != nullptr) key_factors({k, s.sequence, s.heads, s.head_dim, b.q_factor, scratch.k_factor}, stream);
   if (b.sequence_mean != nullptr) sequence_mean({k, s.sequence, s.heads, s.head_dim, scratch.k_tiles, b.sequence_mean}, stream);
 }
 
-QuantizeRowsParams k_rows(const KvShape& s, const KvBuffers& b, const View& k) {
+QuantizeRowsParams k_rows(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k) {
   QuantizeRowsParams r{};
   r.x = k;
   r.sequence = s.sequence;
-  r.rotate = s.scheme.rotate;
+  r.factor = scratch.k_factor;
   r.tile_mean = b.k_mean != nullptr;
   r.heads = s.heads;
   r.head_dim = s.head_dim;
-  r.heads_per_mean = 1;
+  r.heads_per_kv = 1;
   r.block = static_cast<int>(s.scheme.k_grain.block);
   r.groups = s.scheme.k_grain.groups;
   r.sequence_mean = b.sequence_mean;

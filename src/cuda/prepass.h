@@ -24,18 +24,17 @@ struct KvShape {
 /// Null where the method has no such buffer.
 struct KvBuffers {
   std::int8_t* k8 = nullptr;
-  float *k_scale = nullptr, *sequence_mean = nullptr, *v_scale = nullptr;
+  float *k_scale = nullptr, *sequence_mean = nullptr, *q_factor = nullptr, *v_scale = nullptr;
   void* k_mean = nullptr;
   std::uint16_t* v16 = nullptr;
   std::uint8_t* v8 = nullptr;
   std::int8_t* v8t = nullptr;
-  float *token_scale = nullptr, *tile_mean = nullptr;
-  std::int32_t* flagged = nullptr;
+  float *token_scale = nullptr, *tile_mean = nullptr, *shift_limit = nullptr;
 };
 
 /// Statistics that only the pre-pass needs.
 struct KvScratch {
-  float *k_tiles = nullptr, *v_tiles = nullptr, *v_absmax = nullptr;
+  float *k_tiles = nullptr, *k_factor = nullptr, *v_tiles = nullptr, *v_absmax = nullptr;
 };
 
 struct QBuffers {
@@ -47,15 +46,15 @@ KvBuffers take_kv(const KvShape& s, core::Workspace& ws);
 KvScratch take_scratch(const KvShape& s, core::Workspace& ws);
 QBuffers take_q(const core::Problem& p, const Sequence& s, bool mean_dot, core::Workspace& ws);
 
-/// V and the statistics; K is left to quantize_rows.
+/// V and its statistics. K: what quantize_rows needs to know first.
 void prepare_v(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& v, cudaStream_t stream);
-void prepare_k_mean(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k, cudaStream_t stream);
-QuantizeRowsParams k_rows(const KvShape& s, const KvBuffers& b, const View& k);
+void prepare_k_statistics(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k, cudaStream_t stream);
+QuantizeRowsParams k_rows(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k);
 
 /// The blob of a QuantizedKV: this header of 256 bytes, then the buffers of KvShape in the order of take_kv.
 struct BlobHeader {
   char magic[8] = {'C', 'H', 'I', 'T', 'U', 'K', 'V', 0};
-  std::uint32_t version = 1;
+  std::uint32_t version = 2;
   std::uint32_t layout = 1;  ///< 1: src/cuda, keys in tiles of 128
   std::uint32_t method = 0, dtype = 0;
   std::int64_t batch = 0, seqlen = 0, heads = 0, head_dim = 0, head_dim_v = 0;

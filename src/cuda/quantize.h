@@ -15,6 +15,8 @@ struct QuantizePairParams {
 /// Codes of K and Q in one launch.
 void quantize_rows(const QuantizePairParams& p, std::int64_t blocks, cudaStream_t stream);
 
+/// Weights of K's channels from the first tile of each sequence (core/key_weights.h).
+void key_factors(const KeyFactorsParams& p, cudaStream_t stream);
 /// Mean of K over each sequence; tiles: scratch.
 void sequence_mean(const StatisticsParams& p, cudaStream_t stream);
 /// absmax per channel over every `step`-th token of each sequence.
@@ -31,10 +33,14 @@ void unpack_v(const std::uint8_t* codes, std::uint16_t* v16, std::int64_t n, cud
 void combine_splits(const CombineParams& p, cudaStream_t stream);
 void merge_partials(const MergeParams& p, cudaStream_t stream);
 
-// Kernels of quantize_rows by head_dim bucket; whole: head_dim is the bucket's.
+// Kernels by head_dim bucket; whole: head_dim is the bucket's.
 using RowsKernel = void (*)(QuantizePairParams);
+using KeyFactorsKernel = void (*)(KeyFactorsParams);
 RowsKernel quantize_rows_d64(DType, bool whole);
 RowsKernel quantize_rows_d128(DType, bool whole);
 RowsKernel quantize_rows_d256(DType, bool whole);
+KeyFactorsKernel key_factors_d64(DType);
+KeyFactorsKernel key_factors_d128(DType);
+KeyFactorsKernel key_factors_d256(DType);
 
 }  // namespace chitu::cuda

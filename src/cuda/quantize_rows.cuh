@@ -3,6 +3,7 @@
 #pragma once
 #include <type_traits>
 
+#include "core/key_weights.h"
 #include "core/rotation.h"
 #include "cuda/quantize.h"
 #include "cuda/rows.cuh"
@@ -28,9 +29,9 @@ __device__ __forceinline__ void store_as(__half* to, float x) { *to = __float2ha
 __device__ __forceinline__ void store_as(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 __device__ __forceinline__ void store_as(float* to, float x) { *to = x; }
 
-// mean[channel] of the tile, rounded to the dtype of the input: tree sum over the 128 rows, strides 64 .. 16 across lanes, 8 .. 1 across warps.
+// Tree sum of x * 2^-7 over the 128 rows, strides 64 .. 16 across lanes, 8 .. 1 across warps: that of channel threadIdx.x, as far as there are channels.
 template <class Element, int kValues>
-__device__ __forceinline__ void tile_mean(const float (&x)[kValues], int count, int head_dim, float* part, float* mean, Element* out) {
+__device__ __forceinline__ float tile_sum(const float (&x)[kValues], float* part) {
   constexpr int kBucket = kValues * 4;
   float y[kValues / 2];
   // The slots hold x * 2^-7, so that the sum cannot overflow. f16 cannot overflow or vanish in f32: there one factor at the end gives the same bits.
@@ -44,19 +45,27 @@ __device__ __forceinline__ void tile_mean(const float (&x)[kValues], int count, 
   for (int i = 0; i < kValues / 8; ++i) part[warp * kBucket + channel_of(first + i)] = y[i];
   __syncthreads();
   const int d = threadIdx.x;
-  if (d < kBucket) {
-    float s[16];
+  if (d >= kBucket) return 0.0f;
+  float s[16];
 #pragma unroll
-    for (int w = 0; w < 16; ++w) s[w] = part[w * kBucket + d];
+  for (int w = 0; w < 16; ++w) s[w] = part[w * kBucket + d];
 #pragma unroll
-    for (int stride = 8; stride > 0; stride /= 2)
+  for (int stride = 8; stride > 0; stride /= 2)
 #pragma unroll
-      for (int w = 0; w < 8; ++w)
-        if (w < stride) s[w] = __fadd_rn(s[w], s[w + stride]);
-    if (kLate) s[0] = __fmul_rn(s[0], 0.0078125f);
-    const float m = __fmul_rn(s[0], __fdiv_rn(128.0f, static_cast<float>(count)));
+    for (int w = 0; w < 8; ++w)
+      if (w < stride) s[w] = __fadd_rn(s[w], s[w + stride]);
+  return kLate ? __fmul_rn(s[0], 0.0078125f) : s[0];
+}
+
+// mean[channel] of the tile, rounded to the dtype of the input. out: null, or where it is stored.
+template <class Element, int kValues>
+__device__ __forceinline__ void tile_mean(const float (&x)[kValues], int count, int head_dim, float* part, float* mean, Element* out) {
+  const float sum = tile_sum<Element>(x, part);
+  const int d = threadIdx.x;
+  if (d < kValues * 4) {
+    const float m = __fmul_rn(sum, __fdiv_rn(128.0f, static_cast<float>(count)));
     mean[d] = d < head_dim ? rounded_to(m, Element{}) : 0.0f;
-    if (d < code_dim(head_dim)) store_as(out + d, d < head_dim ? m : 0.0f);
+    if (out != nullptr && d < code_dim(head_dim)) store_as(out + d, d < head_dim ? m : 0.0f);
   }
   __syncthreads();
 }
@@ -66,10 +75,11 @@ __device__ __forceinline__ float block_norm(int log2_block) {
   return __uint_as_float((127 - log2_block / 2) << 23) * (log2_block & 1 ? 0.70710678118654752f : 1.0f);
 }
 
-// The butterflies and the norm of core::rotate_row. kWhole: head_dim is the whole bucket, one block. Else it is split into powers of two, largest first: the
-// block of channel d < head_dim is the highest bit of d ^ head_dim. Channels behind head_dim are zero, and stay so whatever is done among them.
+// core::rotate_row with factor[d], sign and weight, in place of the sign. kWhole: head_dim is the whole bucket, one block. Else it is split into powers of two,
+// largest first: the block of channel d < head_dim is the highest bit of d ^ head_dim. Channels behind head_dim are zero, and stay so whatever is done among
+// them.
 template <bool kWhole, int kValues>
-__device__ __forceinline__ void rotate(float (&x)[kValues], int head_dim) {
+__device__ __forceinline__ void rotate(float (&x)[kValues], const float* factor, int head_dim) {
   const int quad_lane = threadIdx.x % 4, tail = head_dim % 8;
   auto chunk_bits = [&](int i) { return channel_of(i / 8 * 8) ^ (head_dim - tail); };  // of d ^ head_dim from bit 3 on
   auto inside = [&](int i, int stride) {
@@ -78,9 +88,9 @@ __device__ __forceinline__ void rotate(float (&x)[kValues], int head_dim) {
     return chunk_bits(i) != 0 || (i % 8 ^ tail) >= 2 * stride;
   };
 #pragma unroll
-  for (int i = 0; i < kValues; ++i) {
-    const uint32_t signs = core::rotation_sign_word(i / 8) >> (quad_lane * 8);  // one shift per chunk
-    x[i] = __uint_as_float(__float_as_uint(x[i]) ^ (signs << (31 - i % 8) & 0x80000000u));
+  for (int i = 0; i < kValues; i += 4) {
+    const float4 f = *reinterpret_cast<const float4*>(factor + channel_of(i));
+    x[i] = __fmul_rn(x[i], f.x), x[i + 1] = __fmul_rn(x[i + 1], f.y), x[i + 2] = __fmul_rn(x[i + 2], f.z), x[i + 3] = __fmul_rn(x[i + 3], f.w);
   }
   auto in_thread = [&](int step, int stride) {  // values `step` apart are channels `stride` apart
 #pragma unroll
@@ -144,10 +154,37 @@ __device__ __forceinline__ void store_block_scales(const QuantizeRowsParams& p, 
   p.scale[tile * blocks * 4 + i] = core::group_scale(__uint_as_float(group_max[group]), 127.0f).scale;
 }
 
+// factor[d] of a head on its way from memory to the threads of a warp: each lane loads some, early, and all of the warp read them in shared memory. Loaded
+// straight by the thread that multiplies, they would be hoisted into registers that are not there.
+template <int kBucket>
+struct ChannelFactors {
+  float4 own[(kBucket + 127) / 128];
+
+  __device__ __forceinline__ ChannelFactors(const float* factor, std::int64_t head, int dim) {
+#pragma unroll
+    for (int i = 0; i < kBucket; i += 128) {
+      const int d = i + threadIdx.x % 32 * 4;
+      own[i / 128] = float4{0.0f, 0.0f, 0.0f, 0.0f};
+      if (factor != nullptr && d < dim) own[i / 128] = __ldg(reinterpret_cast<const float4*>(factor + head * dim + d));
+    }
+  }
+  // part: [16][kBucket], free from here on.
+  __device__ __forceinline__ const float* share(float* part) const {
+    float* of_warp = part + threadIdx.x / 32 * kBucket;
+#pragma unroll
+    for (int i = 0; i < kBucket; i += 128) {
+      const int d = i + threadIdx.x % 32 * 4;
+      if (d < kBucket) *reinterpret_cast<float4*>(of_warp + d) = own[i / 128];
+    }
+    __syncwarp();
+    return of_warp;
+  }
+};
+
 template <class Element, int kValues, bool kWhole>
 __device__ __forceinline__ void quantize_block(const QuantizeRowsParams& p, std::int64_t block_index) {
   constexpr int kBucket = kValues * 4;
-  __shared__ float part[16 * kBucket];
+  __shared__ __align__(16) float part[16 * kBucket];
   __shared__ float mean[kBucket];
   __shared__ uint32_t group_max[kTile];
   const std::int64_t blocks = div_up(p.is_q ? p.sequence.seqlen_q : p.sequence.seqlen_k, kTile);
@@ -162,6 +199,8 @@ __device__ __forceinline__ void quantize_block(const QuantizeRowsParams& p, std:
   const std::int64_t first_row = (p.is_q ? r.q_begin : r.k_begin) + first;
   const std::int64_t head_index = r.tensor_batch * p.heads + head;
   const std::int64_t tile = head_index * p.sequence.tiles_k + p.sequence.first_tile(r, b) + first / kTile;  // k
+  const std::int64_t kv_head = b * (p.heads / p.heads_per_kv) + head / p.heads_per_kv;
+  ChannelFactors<kBucket> factors(p.factor, kv_head, code_dim(p.head_dim));
   float x[kValues];
   load_row<Element>(p.x, r.tensor_batch, first_row + row, head, p.head_dim, valid, x);
   if (p.tile_mean) {
@@ -172,7 +211,7 @@ __device__ __forceinline__ void quantize_block(const QuantizeRowsParams& p, std:
     __syncthreads();
   }
   if (p.sequence_mean != nullptr) {
-    const float* m = p.sequence_mean + (b * (p.heads / p.heads_per_mean) + head / p.heads_per_mean) * p.head_dim;
+    const float* m = p.sequence_mean + kv_head * p.head_dim;
     float dot = 0.0f;
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
@@ -193,7 +232,7 @@ __device__ __forceinline__ void quantize_block(const QuantizeRowsParams& p, std:
 #pragma unroll
     for (int i = 0; i < kValues; ++i) x[i] = -x[i];
   }
-  if (p.rotate) rotate<kWhole>(x, p.head_dim);
+  if (p.factor != nullptr) rotate<kWhole>(x, factors.share(part), p.head_dim);
   const uint32_t largest = group_absmax(p, quad_max_bits(absmax_bits(x)), row, group_max);
   const core::GroupScale s = core::group_scale(__uint_as_float(largest), 127.0f);
   const std::int64_t code_row = p.is_q ? head_index * p.sequence.q_rows + first_row + row : tile * kTile + row;
@@ -219,6 +258,51 @@ __global__ void __launch_bounds__(kRowThreads, kWhole&& kValues <= 32 && sizeof(
   } else {
     quantize_block<Element, kValues, kWhole>(p.q, blockIdx.x - p.k_blocks);
   }
+}
+
+// Weights of K's channels: one block per (sequence, KV head), over its first tile if that is full.
+template <class Element, int kValues>
+__global__ void __launch_bounds__(kRowThreads) key_factors_kernel(const __grid_constant__ KeyFactorsParams p) {
+  constexpr int kBucket = kValues * 4;
+  __shared__ float part[16 * kBucket];
+  __shared__ float mean[kBucket];
+  __shared__ int exponent[kBucket], median;
+  const int head = static_cast<int>(blockIdx.x % p.heads), d = threadIdx.x;
+  const std::int64_t b = blockIdx.x / p.heads;
+  const SequenceRange r = p.sequence.range(b);
+  if (r.k_len >= kTile) {  // the same for all threads
+    float x[kValues];
+    load_row<Element>(p.x, r.tensor_batch, r.k_begin + row_of_thread(), head, p.head_dim, true, x);
+    tile_mean<Element>(x, kTile, p.head_dim, part, mean, static_cast<Element*>(nullptr));
+#pragma unroll
+    for (int i = 0; i < kValues; ++i) x[i] = fabsf(__fsub_rn(x[i], mean[channel_of(i)]));
+    const float residual = tile_sum<Element>(x, part);
+    if (d < kBucket) exponent[d] = d < p.head_dim ? core::key_exponent(residual) : core::kNoExponent;
+  } else if (d < kBucket) {
+    exponent[d] = core::kNoExponent;
+  }
+  __syncthreads();
+  if (d < p.head_dim && exponent[d] != core::kNoExponent) {
+    int rank = 0, n = 0;
+    for (int j = 0; j < p.head_dim; ++j) {
+      n += exponent[j] != core::kNoExponent;
+      rank += exponent[j] < exponent[d] || (exponent[j] == exponent[d] && j < d);
+    }
+    if (rank == (n - 1) / 2) median = exponent[d];
+  }
+  __syncthreads();
+  if (d >= code_dim(p.head_dim)) return;
+  const int log2_weight = exponent[d] == core::kNoExponent ? 0 : core::key_weight_log2(exponent[d], median);
+  const std::int64_t at = blockIdx.x * static_cast<std::int64_t>(code_dim(p.head_dim)) + d;
+  const uint32_t sign = core::rotation_sign(d) ? 0x80000000u : 0u;
+  p.q_factor[at] = __uint_as_float(sign | (127u + log2_weight) << 23);
+  p.k_factor[at] = __uint_as_float(sign | (127u - log2_weight) << 23);
+}
+
+template <int kHeadDim>
+KeyFactorsKernel key_factors_kernel_of(DType t) {
+  if (t == DType::f32) return key_factors_kernel<float, kHeadDim / 4>;
+  return t == DType::bf16 ? key_factors_kernel<__nv_bfloat16, kHeadDim / 4> : key_factors_kernel<__half, kHeadDim / 4>;
 }
 
 template <int kHeadDim, bool kWhole>

@@ -72,7 +72,8 @@ __global__ void __launch_bounds__(kRowThreads) v_rows_kernel(const __grid_consta
 template <class Element, int kValues>
 __global__ void __launch_bounds__(kRowThreads) v_int8_kernel(const __grid_constant__ QuantizeVParams p, const __grid_constant__ VCodes codes) {
   __shared__ __align__(4) uint8_t transposed[kValues * 4 * kColumn];
-  __shared__ float token_max[kTile];
+  __shared__ float token_max[kTile], slot_scale[kTile];  // slot_scale: of flagged tiles, as their codes lie
+  __shared__ uint32_t limit;
   const TilePlace at(p.sequence, p.heads, p.head_dim);
   if (at.count <= 0) return;
   const int row = row_of_thread(), slot = row / 16 * 16 + value_position(row % 16);
@@ -80,6 +81,7 @@ __global__ void __launch_bounds__(kRowThreads) v_int8_kernel(const __grid_consta
   float x[kValues];
   load_row<Element>(p.x, at.range.tensor_batch, at.range.k_begin + at.first + row, at.head, p.head_dim, valid, x);
   float inv = 0.0f;
+  bool flagged = false;
   const bool e4m3 = codes == VCodes::e4m3_tiles;  // a scale for each channel
   if (c3) {
 #pragma unroll
@@ -98,14 +100,17 @@ __global__ void __launch_bounds__(kRowThreads) v_int8_kernel(const __grid_consta
     }
     const float top = __uint_as_float(largest);
     core::GroupScale s = core::group_scale(top, 127.0f);
-    const bool flagged = core::is_finite(top) && s.scale != 0.0f && top > __fmul_rn(p.flag_ratio, __uint_as_float(smallest));
+    flagged = core::is_finite(top) && s.scale != 0.0f && top > __fmul_rn(p.flag_ratio, __uint_as_float(smallest));
     if (flagged && valid) {
       const float floor = fmaxf(__fmul_rn(top, 5.9604644775390625e-8f), core::kZeroGroup);  // a tiny token would make 1/t infinite
       s = core::group_scale(fmaxf(__uint_as_float(mine), floor), 127.0f);
     }
     inv = s.inv;
-    if (threadIdx.x % 4 == 0) p.token_scale[at.tile * kTile + row] = s.scale;
-    if (threadIdx.x == 0) p.flagged[at.tile] = flagged;
+    if (threadIdx.x % 4 == 0) {
+      p.token_scale[at.tile * kTile + row] = s.scale;
+      slot_scale[slot] = s.scale;  // padding has codes 0
+    }
+    if (threadIdx.x == 0) limit = 0x7f800000u;
   } else if (e4m3) {
     if (at.first == 0 && threadIdx.x < p.head_dim)
       p.v_scale[at.channel0 + threadIdx.x] = core::group_scale(p.channel[at.channel0 + threadIdx.x], p.range).scale;
@@ -134,8 +139,21 @@ __global__ void __launch_bounds__(kRowThreads) v_int8_kernel(const __grid_consta
   if (c3 && threadIdx.x < p.head_dim) {
     int sum = 0;
     for (int j = 0; j < kTile / 4; ++j) sum = __dp4a(static_cast<int>(words[threadIdx.x * (kColumn / 4) + j]), 0x01010101, sum);
-    p.tile_mean[at.tile * p.head_dim + threadIdx.x] = __fdiv_rn(static_cast<float>(sum), static_cast<float>(at.count));
+    const float mean = __fdiv_rn(static_cast<float>(sum), static_cast<float>(at.count));
+    p.tile_mean[at.tile * p.head_dim + threadIdx.x] = mean;
+    if (flagged && mean != 0.0f) {
+      float largest = 0.0f;
+#pragma unroll 4
+      for (int j = 0; j < kTile; ++j) {
+        const int code = static_cast<std::int8_t>(transposed[threadIdx.x * kColumn + j]);
+        largest = fmaxf(largest, __fmul_rn(slot_scale[j], static_cast<float>(abs(code))));
+      }
+      atomicMin(&limit, __float_as_uint(__fdiv_rn(largest, fabsf(mean))));
+    }
   }
+  if (!c3) return;
+  __syncthreads();
+  if (threadIdx.x == 0) p.shift_limit[at.tile] = flagged ? __uint_as_float(limit) : 0.0f;
 }
 
 __global__ void unpack_kernel(const uint8_t* codes, uint16_t* v16, std::int64_t n) {

@@ -86,7 +86,7 @@ void fill_codes(const Operands& o, sm90::AttentionParams& x) {
   x.v_scale = o.kv.v_scale;
   x.token_scale = o.kv.token_scale;
   x.tile_mean = o.kv.tile_mean;
-  x.flagged = o.kv.flagged;
+  x.shift_limit = o.kv.shift_limit;
 }
 
 }  // namespace

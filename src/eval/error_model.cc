@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "core/codec.h"
+#include "core/key_weights.h"
 #include "core/rotation.h"
 
 namespace chitu::eval {
@@ -67,6 +68,25 @@ void subtract_means(Matrix& x, std::int64_t rows, std::int64_t dim, std::int64_t
       for (std::int64_t i = first; i < end; ++i) mean += x[at(i * dim + d)] / static_cast<double>(end - first);
       for (std::int64_t i = first; i < end; ++i) x[at(i * dim + d)] -= mean;
     }
+  }
+}
+
+/// Moves size from K to Q channel by channel, as the first tile says (docs/methods.md 1).
+void apply_key_weights(Matrix& q, Matrix& k, std::int64_t rows, std::int64_t dim, std::int64_t tile_n) {
+  if (rows < tile_n) return;
+  std::vector<int> exponents, sorted;
+  for (std::int64_t d = 0; d < dim; ++d) {
+    double a = 0;
+    for (std::int64_t j = 0; j < tile_n; ++j) a += std::fabs(k[at(j * dim + d)]) / static_cast<double>(tile_n);
+    exponents.push_back(core::key_exponent(static_cast<float>(a)));
+    if (exponents.back() != core::kNoExponent) sorted.push_back(exponents.back());
+  }
+  if (sorted.empty()) return;
+  std::sort(sorted.begin(), sorted.end());
+  for (std::int64_t d = 0; d < dim; ++d) {
+    const double w = std::exp2(core::key_weight_log2(exponents[at(d)], sorted[(sorted.size() - 1) / 2]));
+    for (std::size_t i = at(d); i < q.size(); i += at(dim)) q[i] *= w;
+    for (std::size_t i = at(d); i < k.size(); i += at(dim)) k[i] /= w;
   }
 }
 
@@ -322,6 +342,7 @@ ErrorPrediction predict_error(const core::Scheme& s, const HeadInputs& h, const 
   Matrix q(h.q, h.q + h.seqlen_q * dim), k(h.k, h.k + h.seqlen_k * dim);
   if (s.smooth_q) subtract_means(q, h.seqlen_q, dim, 128);
   if (s.k_center != Center::none) subtract_means(k, h.seqlen_k, dim, s.k_center == Center::tile_mean ? s.tile_n : std::max<std::int64_t>(1, h.seqlen_k));
+  if (s.k_weights) apply_key_weights(q, k, h.seqlen_k, dim, s.tile_n);
   const std::vector<double> q_step = row_steps(s.q_grain, q, h.seqlen_q, dim, s.rotate), k_step = row_steps(s.k_grain, k, h.seqlen_k, dim, s.rotate);
   const ValueModel value = value_model(s, h);
   const core::Band band(mask, h.seqlen_q, h.seqlen_k);

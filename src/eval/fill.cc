@@ -190,6 +190,13 @@ void apply_family(Head& h, const InputSet& set) {
     case Family::k_bias_rope:
       k_bias_rope(h, set.strength);
       break;
+    case Family::k_first_tile: {
+      const auto b = channel_bias(h, 1);
+      for (std::int64_t j = 0; j < std::min<std::int64_t>(128, h.seqlen_k); ++j)
+        for (std::int64_t d = 0; d < h.dim; ++d)
+          if (b[static_cast<std::size_t>(d)] != 0) h.k[static_cast<std::size_t>(j * h.dim + d)] *= set.strength;
+      break;
+    }
     case Family::sinks:
       sinks(h, set.strength);
       break;
@@ -282,6 +289,7 @@ constexpr InputSet kSets[] = {
     {"17-zero", "set 14, a zero V token per tile", Family::weak_v_token, 0},
     {"drift", "K mean drifts, norm 50", Family::k_drift, 50},
     {"segments", "K mean jumps 8 times, norm 50", Family::k_segments, 50},
+    {"first-tile", "8 channels of K x16 in the first 128 keys only", Family::k_first_tile, 16},
     {"constant-v", "V constant along tokens", Family::constant_v},
     {"zero-rows", "zero q, k and v tokens", Family::zero_rows},
     {"constant-channels", "zero and constant channels", Family::constant_channels},

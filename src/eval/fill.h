@@ -28,6 +28,7 @@ enum class Family : std::uint8_t {
   rare_outliers,
   k_bias,
   k_bias_rope,
+  k_first_tile,
   sinks,
   student_t,
   v_channels,

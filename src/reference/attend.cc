@@ -233,7 +233,12 @@ void Block::add_product(RowState& r, double weight) {
   else
     accumulate_f32(terms, product_.data());
   if (s_.p_sum == PSum::corrected && s_.v == VFormat::s8_c3 && (v_.flagged[static_cast<std::size_t>(tile_.number)] || weights_.lossy)) {
-    const float missing = static_cast<float>((weights_.raw_sum - weights_.code_sum) * s_.p_range), *mean = v_.code_mean.data() + tile_.number * dim;
+    double lost = weights_.raw_sum - weights_.code_sum;
+    if (v_.flagged[static_cast<std::size_t>(tile_.number)]) {  // in units of 2^code_level
+      const double limit = weights_.lse_sum * static_cast<double>(v_.shift_limit[static_cast<std::size_t>(tile_.number)]) / exp2_f32(weights_.code_level);
+      if (std::fabs(lost) > limit) lost = std::copysign(limit, lost);
+    }
+    const float missing = static_cast<float>(lost * s_.p_range), *mean = v_.code_mean.data() + tile_.number * dim;
     for (std::int64_t d = 0; d < dim; ++d) product_[static_cast<std::size_t>(d)] += missing * mean[d];
   }
   const float* channel = s_.v == VFormat::s8_channel_tile ? v_.tile_scale.data() + tile_.number * dim : nullptr;
@@ -245,7 +250,8 @@ void Block::visit(RowState& r) {
   if (!scores(r)) return;
   const float level = nan_max(scores_.x), tile_bias = bias(r), top = level + tile_bias;
   if (top == kMinusInf) return;
-  const bool keep = s_.p_ref == PReference::lazy ? r.m != kMinusInf && top - r.m <= s_.lazy_octaves : top <= r.m;
+  const float lag = s_.p_ref == PReference::lazy && std::fabs(level) < core::kLazyLimit ? s_.lazy_octaves : 0.0f;
+  const bool keep = r.m != kMinusInf && top - r.m <= lag;
   if (!keep) raise_max(r, top);
   const bool c3 = s_.v == VFormat::s8_c3, flagged = c3 && v_.flagged[static_cast<std::size_t>(tile_.number)];
   if (flagged)
@@ -306,7 +312,7 @@ void attend(const HeadProblem& p, const HeadView& q, const Keys& k, const Values
   for (std::size_t i = 0; i < rows.size();) {
     std::size_t end = i;
     while (end < rows.size() && rows[end] / unit == rows[i] / unit) ++end;
-    const Queries block_q = quantize_queries(p.scheme, q, p.softmax_scale < 0, rows[i] / unit * unit);
+    const Queries block_q = quantize_queries(p.scheme, q, p.softmax_scale < 0, rows[i] / unit * unit, k.weights);
     Block block(p, block_q, k, v);
     for (std::size_t n = i; n < end; ++n) block.add_row(rows[n]);
     block.run();

@@ -1,8 +1,10 @@
 // Q and K: smoothing, rotation, int8 groups (docs/methods.md 1 and 2).
 
 #include <algorithm>
+#include <iterator>
 
 #include "core/codec.h"
+#include "core/key_weights.h"
 #include "core/rotation.h"
 #include "reference/scheme.h"
 #include "reference/statistics.h"
@@ -20,6 +22,27 @@ std::vector<float> key_center(const core::Scheme& s, const HeadView& k) {
     for (float m : tile_mean(k, first, s.tile_n)) all.push_back(round_to(m, k.dtype));
   }
   return all;
+}
+
+/// w[d] from the first tile, whose mean is `center`; only a full one decides.
+std::vector<float> key_weights(const core::Scheme& s, const HeadView& k, const std::vector<float>& center) {
+  std::vector<float> w(static_cast<std::size_t>(k.dim), 1.0f);
+  if (k.rows < s.tile_n) return w;
+  std::vector<float> slots(static_cast<std::size_t>(s.tile_n * k.dim));
+  for (std::int64_t j = 0; j < s.tile_n; ++j) {
+    float* row = slots.data() + j * k.dim;
+    k.load(j, row);
+    for (std::int64_t d = 0; d < k.dim; ++d) row[d] = core::abs_f32(row[d] - center[static_cast<std::size_t>(d)]) * (1.0f / static_cast<float>(s.tile_n));
+  }
+  tree_sum(slots.data(), s.tile_n, k.dim);
+  std::vector<int> exponents, sorted;
+  for (std::int64_t d = 0; d < k.dim; ++d) exponents.push_back(core::key_exponent(slots[static_cast<std::size_t>(d)]));
+  std::copy_if(exponents.begin(), exponents.end(), std::back_inserter(sorted), [](int e) { return e != core::kNoExponent; });
+  if (sorted.empty()) return w;
+  std::sort(sorted.begin(), sorted.end());
+  const int median = sorted[(sorted.size() - 1) / 2];
+  for (std::size_t d = 0; d < w.size(); ++d) w[d] = static_cast<float>(1 << core::key_weight_log2(exponents[d], median));
+  return w;
 }
 
 /// Absmax of each group over rows [0, rows) of values(row).
@@ -61,6 +84,7 @@ Keys quantize_keys(const core::Scheme& s, const HeadView& k) {
   keys.seqlen = k.rows;
   keys.head_dim = k.dim;
   keys.center = key_center(s, k);
+  if (s.k_weights) keys.weights = key_weights(s, k, keys.center);
   std::vector<float> row(static_cast<std::size_t>(k.dim));
   auto residual = [&](std::int64_t j) {
     k.load(j, row.data());
@@ -68,6 +92,8 @@ Keys quantize_keys(const core::Scheme& s, const HeadView& k) {
       const float* c = keys.center.data() + (s.k_center == core::Center::tile_mean ? j / s.tile_n * k.dim : 0);
       for (std::int64_t d = 0; d < k.dim; ++d) row[static_cast<std::size_t>(d)] -= c[d];
     }
+    if (s.k_weights)
+      for (std::int64_t d = 0; d < k.dim; ++d) row[static_cast<std::size_t>(d)] /= keys.weights[static_cast<std::size_t>(d)];  // exact
     if (s.rotate) core::rotate_row(row.data(), static_cast<int>(k.dim));
     return row.data();
   };
@@ -81,7 +107,7 @@ Keys quantize_keys(const core::Scheme& s, const HeadView& k) {
 
 std::int64_t query_unit(const core::Scheme& s, std::int64_t seqlen_q) { return s.q_grain.block > 128 ? std::max<std::int64_t>(seqlen_q, 1) : 128; }
 
-Queries quantize_queries(const core::Scheme& s, const HeadView& q, bool negate, std::int64_t first) {
+Queries quantize_queries(const core::Scheme& s, const HeadView& q, bool negate, std::int64_t first, const std::vector<float>& key_weights) {
   Queries out;
   out.first = first;
   out.rows = std::min(query_unit(s, q.rows), q.rows - first);
@@ -103,6 +129,8 @@ Queries quantize_queries(const core::Scheme& s, const HeadView& q, bool negate, 
       const float x = out.raw[static_cast<std::size_t>(i * q.dim + d)];
       row[static_cast<std::size_t>(d)] = s.smooth_q ? x - out.mean[static_cast<std::size_t>(i / 128 * q.dim + d)] : x;
     }
+    if (s.k_weights)
+      for (std::int64_t d = 0; d < q.dim; ++d) row[static_cast<std::size_t>(d)] *= key_weights[static_cast<std::size_t>(d)];
     if (s.rotate) core::rotate_row(row.data(), static_cast<int>(q.dim));
     return row.data();
   };

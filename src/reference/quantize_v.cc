@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/codec.h"
 #include "reference/scheme.h"
@@ -75,6 +76,28 @@ void to_s8_channel(Values& out, std::int64_t block) {
   }
 }
 
+/// vbar of a tile.
+void append_means(Values& out, const float* codes, std::int64_t count) {
+  for (std::int64_t d = 0; d < out.head_dim_v; ++d) {
+    std::int32_t sum = 0;
+    for (std::int64_t j = 0; j < count; ++j) sum += static_cast<std::int32_t>(codes[j * out.head_dim_v + d]);
+    out.code_mean.push_back(static_cast<float>(sum) / static_cast<float>(count));
+  }
+}
+
+/// tau of a flagged tile, whose vbar came last: no channel's vbar * tau is larger than the tile's largest value of that channel.
+float shift_limit(const Values& out, const float* codes, std::int64_t count, std::int64_t tile_n) {
+  const std::int64_t dim = out.head_dim_v;
+  const float *t = out.token_scale.data() + out.token_scale.size() - tile_n, *mean = out.code_mean.data() + out.code_mean.size() - dim;
+  float limit = std::numeric_limits<float>::infinity();
+  for (std::int64_t d = 0; d < dim; ++d) {
+    float largest = 0;
+    for (std::int64_t j = 0; j < count; ++j) largest = std::max(largest, t[j] * core::abs_f32(codes[j * dim + d]));
+    if (mean[d] != 0) limit = std::min(limit, largest / core::abs_f32(mean[d]));
+  }
+  return limit;
+}
+
 /// Tile T of C3. w holds v / c on entry, codes on return.
 void c3_tile(Values& out, std::int64_t first, std::int64_t tile_n, float flag_ratio) {
   const std::int64_t dim = out.head_dim_v, count = std::min(tile_n, out.seqlen - first);
@@ -99,11 +122,8 @@ void c3_tile(Values& out, std::int64_t first, std::int64_t tile_n, float flag_ra
     if (j >= count) continue;
     for (std::int64_t d = 0; d < dim; ++d) w[j * dim + d] = core::int8_code(w[j * dim + d], g.inv);
   }
-  for (std::int64_t d = 0; d < dim; ++d) {
-    std::int32_t sum = 0;
-    for (std::int64_t j = 0; j < count; ++j) sum += static_cast<std::int32_t>(w[j * dim + d]);
-    out.code_mean.push_back(static_cast<float>(sum) / static_cast<float>(count));
-  }
+  append_means(out, w, count);
+  out.shift_limit.push_back(flagged ? shift_limit(out, w, count, tile_n) : 0.0f);
 }
 
 void to_s8_c3(Values& out, const HeadView& v, const core::Scheme& s) {

@@ -27,9 +27,10 @@ HeadView head_view(const ConstTensorView& t, std::int64_t batch, std::int64_t he
 struct Keys {
   std::int64_t seqlen = 0, head_dim = 0;
   std::vector<float> center;       ///< tile_mean: mu [tiles, head_dim], rounded to the inputs' type; sequence_mean: [head_dim]; none: empty
+  std::vector<float> weights;      ///< k_weights: w [head_dim], powers of two; else empty
   std::vector<std::int8_t> codes;  ///< [seqlen, head_dim]; empty when the scheme does not quantize K
   std::vector<float> scales;       ///< [k_grain.count(seqlen)], index k_grain.group(token)
-  std::vector<float> values;       ///< centred and rotated f32 K [seqlen, head_dim]: kept only where something needs it (no codes, or smooth_q)
+  std::vector<float> values;       ///< centred, weighted and rotated f32 K [seqlen, head_dim]: kept only where something needs it (no codes, or smooth_q)
 };
 Keys quantize_keys(const core::Scheme& scheme, const HeadView& k);
 
@@ -41,6 +42,7 @@ struct Values {
   std::vector<std::uint8_t> flagged;  ///< s8_c3: [tiles]
   std::vector<float> token_scale;     ///< s8_c3: t[j], [tiles * tile_n], only meaningful in flagged tiles
   std::vector<float> code_mean;       ///< s8_c3: vbar [tiles, head_dim_v]
+  std::vector<float> shift_limit;     ///< s8_c3: tau [tiles], bounds the correction in flagged tiles
   std::vector<float> mean;            ///< smooth_v: [head_dim_v], added back at the end
   std::int8_t code(std::int64_t token, std::int64_t d) const { return static_cast<std::int8_t>(decoded[static_cast<std::size_t>(token * head_dim_v + d)]); }
 };
@@ -57,10 +59,10 @@ struct Queries {
   std::vector<float> mean;         ///< smooth_q: [ceil(rows / 128), head_dim]
   std::vector<std::int8_t> codes;  ///< [rows, head_dim]; empty when the scheme does not quantize Q
   std::vector<float> scales;       ///< [rows]: scale of the row's group
-  std::vector<float> values;       ///< only without codes: centred and rotated f32 q
+  std::vector<float> values;       ///< only without codes: centred, weighted and rotated f32 q
 };
-/// Rows [first, first + query_unit) of q, as far as they exist; first is a multiple of query_unit.
-Queries quantize_queries(const core::Scheme& scheme, const HeadView& q, bool negate, std::int64_t first);
+/// Rows [first, first + query_unit) of q, as far as they exist; first is a multiple of query_unit. key_weights: Keys::weights of the KV head.
+Queries quantize_queries(const core::Scheme& scheme, const HeadView& q, bool negate, std::int64_t first, const std::vector<float>& key_weights);
 
 /// q8 . k8 of one row (index within q) and keys [begin, end).
 void integer_scores(const Queries& q, std::int64_t row, const Keys& k, std::int64_t begin, std::int64_t end, std::int32_t* scores);

@@ -6,6 +6,7 @@
 
 #include "common/effort.h"
 #include "core/codec.h"
+#include "core/rotation.h"
 #include "core/validate.h"
 #include "cuda/attention_call.h"
 #include "gpu_call.h"
@@ -59,6 +60,8 @@ class Comparer {
   void compare_e4m3_tiles(const ref::Values& values, std::int64_t first_tile);
   void compare_half_values(const ref::Values& values);
   void queries();
+  /// Keys::weights of the KV head of the query head at hand, after checking the factors made of them.
+  std::vector<float> key_weights();
 
   TestCall& host_;
   const core::Problem& p_;
@@ -135,12 +138,12 @@ void Comparer::compare_int8_values(const ref::Values& v, std::int64_t first_tile
       const int got = codes[static_cast<std::size_t>((j / 128 * dim + d) * 128 + slot)], want = j < r_.k_len ? v.code(j, d) : 0;
       expect(got == want, "v code", j * dim + d, got, want);
     }
-  if (o_.kv.flagged == nullptr) return;
-  const auto flags = fetch(o_.kv.flagged + first_tile, tiles);
+  if (o_.kv.shift_limit == nullptr) return;
+  const auto limits = fetch(o_.kv.shift_limit + first_tile, tiles);
   const auto t = fetch(o_.kv.token_scale + first_tile * 128, tiles * 128);
   const auto mean = fetch(o_.kv.tile_mean + first_tile * dim, tiles * dim);
-  for (std::size_t n = 0; n < flags.size(); ++n) {
-    expect(flags[n] == v.flagged[n], "flag", static_cast<std::int64_t>(n), flags[n], static_cast<int>(v.flagged[n]));
+  for (std::size_t n = 0; n < limits.size(); ++n) {
+    expect(same_float(limits[n], v.shift_limit[n]), "shift limit", static_cast<std::int64_t>(n), limits[n], v.shift_limit[n]);
     if (!v.flagged[n]) expect(same_float(t[n * 128], v.tile_scale[n]), "tile scale", static_cast<std::int64_t>(n), t[n * 128], v.tile_scale[n]);
   }
   for (std::size_t j = 0; j < t.size(); ++j)
@@ -170,13 +173,26 @@ void Comparer::compare_half_values(const ref::Values& v) {
     }
 }
 
+std::vector<float> Comparer::key_weights() {
+  if (o_.kv.q_factor == nullptr) return {};
+  const std::int64_t kv_head = head_ / p_.group(), dim = cuda::code_dim(p_.head_dim);
+  const auto weights = ref::quantize_keys(p_.scheme, ref::head_view(host_.args().k, r_.tensor_batch, kv_head, r_.k_begin, r_.k_len)).weights;
+  const auto factor = fetch(o_.kv.q_factor + (b_ * p_.num_heads_kv + kv_head) * dim, dim);
+  for (std::size_t d = 0; d < weights.size(); ++d) {
+    const float want = core::rotation_sign(static_cast<int>(d)) ? -weights[d] : weights[d];
+    expect(same_float(factor[d], want), "q factor", static_cast<std::int64_t>(d), factor[d], want);
+  }
+  return weights;
+}
+
 void Comparer::queries() {
   const ref::HeadView view = ref::head_view(host_.args().q, r_.tensor_batch, head_, r_.q_begin, r_.q_len);
   const std::int64_t dim = cuda::code_dim(p_.head_dim), at = (r_.tensor_batch * p_.num_heads_q + head_) * o_.sequence.q_rows + r_.q_begin;
   const auto codes = fetch(o_.q.codes + at * dim, r_.q_len * dim);
   const auto scales = fetch(o_.q.scale + at, r_.q_len);
+  const std::vector<float> weights = key_weights();
   for (std::int64_t first = 0; first < r_.q_len; first += 128) {
-    const auto q = ref::quantize_queries(p_.scheme, view, p_.softmax_scale < 0, first);
+    const auto q = ref::quantize_queries(p_.scheme, view, p_.softmax_scale < 0, first, weights);
     for (std::int64_t i = 0; i < q.rows; ++i) {
       expect(same_float(scales[static_cast<std::size_t>(first + i)], q.scales[static_cast<std::size_t>(i)]), "q scale", first + i,
              scales[static_cast<std::size_t>(first + i)], q.scales[static_cast<std::size_t>(i)]);
@@ -220,7 +236,7 @@ TEST_P(Prepass, EqualsTheSpecificationBitForBit) {
   int turn = static_cast<int>(GetParam());
   for (DType t : {DType::f16, DType::bf16, DType::f32}) {
     for (std::int64_t d : {64, 128, 256, 32, 96, 80, 200, 36, 33, 7, 1}) {
-      for (const char* set : {"1", "3", "5", "9", "11"}) {
+      for (const char* set : {"1", "3", "5", "6", "9", "11"}) {
         for (Layout layout : {Layout::bshd, Layout::odd}) {
           CallSpec s;
           s.batch = 2, s.seqlen_q = 150, s.seqlen_k = 300, s.heads_q = 2, s.heads_kv = 1, s.head_dim = d, s.head_dim_v = d == 80 ? 40 : d;

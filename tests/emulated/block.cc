@@ -23,7 +23,6 @@ dim3 block_size, grid_size;
 namespace {
 
 constexpr int kMaxWarps = kMaxThreads / 32, kBarriers = 16;
-constexpr std::uint32_t kMaxShared = 227 * 1024;
 
 struct Fiber {
   void* stack;
@@ -229,7 +228,8 @@ void add_unit(const Unit& unit) { units().push_back(unit); }
 
 cudaError_t launch(std::int64_t blocks, int threads, std::int64_t shared, void (*body)(void*), void* argument) {
   const std::lock_guard lock(launching);
-  if (blocks < 0 || blocks > 0x7fffffff || threads < 1 || threads > kMaxThreads || shared < 0 || shared > kMaxShared) return cudaErrorInvalidConfiguration;
+  if (blocks < 0 || blocks > 0x7fffffff || threads < 1 || threads > kMaxThreads || shared < 0 || shared > gpu().shared_bytes)
+    return cudaErrorInvalidConfiguration;
   s.reversed = !s.reversed;
   s.faulted = false;
   s.fault.clear();

@@ -16,6 +16,13 @@ namespace chitu::emulated {
 extern uint3 thread_index, block_index;
 extern dim3 block_size, grid_size;
 
+/// The GPU that CHITU_EMULATED_GPU names: sm90 (the default), or sm86, where two tiles of head_dim 256 do not fit into shared memory.
+struct Gpu {
+  int capability;
+  std::int64_t shared_bytes;  // that a block may ask for
+};
+const Gpu& gpu();
+
 /// Runs body(argument) as every thread of every block. A fault ends the launch: cudaErrorLaunchFailure, and last_fault() says why.
 cudaError_t launch(std::int64_t blocks, int threads, std::int64_t shared, void (*body)(void*), void* argument);
 const std::string& last_fault();

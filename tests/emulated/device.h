@@ -107,6 +107,11 @@ inline unsigned atomicMax(unsigned* at, unsigned value) {
   if (value > old) *at = value;
   return old;
 }
+inline unsigned atomicMin(unsigned* at, unsigned value) {
+  const unsigned old = *at;
+  if (value < old) *at = value;
+  return old;
+}
 inline int atomicAdd(int* at, int value) {
   const int old = *at;
   *at = old + value;

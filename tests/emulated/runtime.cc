@@ -1,13 +1,24 @@
-// The CUDA runtime of the emulator (include/cuda_runtime_api.h): one device of compute capability 9.0.
+// The CUDA runtime of the emulator (include/cuda_runtime_api.h): one device.
 
 #include <cuda_runtime_api.h>
 
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 
 #include "emulated/block.h"
+
+namespace chitu::emulated {
+
+const Gpu& gpu() {
+  static const Gpu chosen = [] {
+    const char* name = std::getenv("CHITU_EMULATED_GPU");
+    return name != nullptr && std::strcmp(name, "sm86") == 0 ? Gpu{86, 99 * 1024} : Gpu{90, 227 * 1024};
+  }();
+  return chosen;
+}
+
+}  // namespace chitu::emulated
 
 namespace {
 
@@ -56,13 +67,13 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr what, int device) 
       *value = 4;
       return cudaSuccess;
     case cudaDevAttrComputeCapabilityMajor:
-      *value = 9;
+      *value = chitu::emulated::gpu().capability / 10;
       return cudaSuccess;
     case cudaDevAttrComputeCapabilityMinor:
-      *value = 0;
+      *value = chitu::emulated::gpu().capability % 10;
       return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = 227 * 1024;
+      *value = static_cast<int>(chitu::emulated::gpu().shared_bytes);
       return cudaSuccess;
   }
   return cudaErrorInvalidValue;

@@ -143,7 +143,7 @@ inline void quantize_queries(const AttendArgs& a, const Item& item, const float*
     __builtin_memcpy(y, from, static_cast<std::size_t>(l.dk) * kL * sizeof(float));
     std::int32_t amax[kL];
     float inv[kL];
-    Simd::store_i(amax, a.sign != nullptr ? rotate_columns(y, l.head_dim, a.sign) : absmax_columns(y, l.head_dim));
+    Simd::store_i(amax, a.factor != nullptr ? rotate_columns(y, l.head_dim, a.factor) : absmax_columns(y, l.head_dim));
     for (int i = 0; i < kL; ++i) {
       const std::int64_t row = item.row0 + smaller(v * kL + i, item.rows - 1);
       const GroupScale s = group_scale(a.q_absmax == nullptr ? amax[i] : a.q_absmax[row % a.group * a.q_blocks + row / a.group / 128]);

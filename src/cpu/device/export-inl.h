@@ -20,6 +20,7 @@ const IsaTable& CHITU_ISA_TABLE() {
       .dot_peak = dot_peak,
       .quantize_tile = quantize_tile,
       .channel_weights = channel_weights,
+      .key_residuals = key_residuals,
       .tile_sum = tile_sum,
       .absmax_rows = absmax_rows,
       .absmax_channels = absmax_channels,

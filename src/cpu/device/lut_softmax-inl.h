@@ -48,8 +48,12 @@ CHITU_INLINE void finish_tile(const LutTile& t, int v, F b, F by, I raw, I codes
   const I diff = Simd::sub_i(raw, Simd::shl<7>(codes));  // R - 128 Q
   const I size = Simd::max_i(diff, Simd::sub_i(Simd::zero_i(), diff));
   const M fixed = flagged ? Simd::all() : Simd::gt_i(Simd::shl<6>(size), raw);
-  const F fix = Simd::select(fixed, Simd::mul(Simd::to_f(diff), Simd::set(1.0f / 128)), Simd::zero());
+  F fix = Simd::select(fixed, Simd::mul(Simd::to_f(diff), Simd::set(1.0f / 128)), Simd::zero());
   const F raw_part = Simd::mul(flagged ? lse_sum : Simd::to_f(raw), Simd::set(1.0f / 128));
+  if (flagged) {
+    const F limit = Simd::div(Simd::mul(raw_part, Simd::set(t.head->shift_limit)), exp2_row(by));
+    fix = Simd::max(Simd::sub(Simd::zero(), limit), Simd::min(limit, fix));
+  }
   const F norm = Simd::select(fixed, raw_part, Simd::to_f(codes));
   const F weight = flagged ? code_beta : Simd::select(hidden, Simd::zero(), Simd::mul(beta, Simd::set(t.head->v_scale)));
 

@@ -11,6 +11,7 @@ enum class Elem : std::uint8_t { f32, f16, bf16 };
 
 constexpr int kTile = 128;       // keys per tile: the grain of means, scales, flags, P's maximum
 constexpr int kGroups = 4;       // K scales per tile
+constexpr float kLazyLimit = 1048576.0f;  // core/scheme.h: larger levels are not left behind by a lagging maximum
 constexpr int kTilesPerChunk = 32;  // partial results are merged every 4096 keys, whoever computed them: decode may then split there bit for bit
 
 /// Rows of one head: token t is at data + t*stride elements.
@@ -23,7 +24,7 @@ struct Rows {
 /// One tile of 8-bit K and V with everything needed to use it. Offsets in bytes; everything is 64-byte aligned.
 ///   k     [8][dk/4][16][4]   u8 = code + 128; token 16a + l, channel 4b + c
 ///   v     [dv/16][32][16][4]  s8; bytes are tokens 0, 2, 1, 3 of a group of 4 (the order in which the softmax packs P)
-///   head  f32 k_scale[4], v_scale (t; 0 in flagged tiles), u32 flagged, count
+///   head  f32 k_scale[4], v_scale (t; 0 in flagged tiles), u32 flagged, count, f32 shift_limit (tau; flagged tiles)
 ///   mean  f32 [dk]           tile mean of K as it was subtracted
 ///   vbar  f32 [dv]           mean of the V codes
 ///   token f32 [128]          chitu_int8: log2 t[j] of flagged tiles;  per-token K scales: k_scale[j]
@@ -36,6 +37,7 @@ struct TileHead {
   float k_scale[kGroups];
   float v_scale;
   std::uint32_t flagged, count;
+  float shift_limit;
 };
 
 enum class KQuant : std::uint8_t { tile_groups, per_token, per_64 };  // tile_groups: own mean, rotated
@@ -48,7 +50,7 @@ struct QuantizeArgs {
   unsigned char* tiles;
   const float* channel_inv;   // chitu_int8: f32(1/c[d]); int_flash: the inverse of its one scale
   const float* k_mean;        // sequence mean to subtract, or null
-  const std::uint32_t* sign;  // [256] 0 or 0x80000000
+  const float* factor;        // tile_groups: [dk] sign of the rotation / weight of the channel
   KQuant k_quant;
   bool v_c3;                  // C3 values; else one scale per tensor
   float flag_ratio;
@@ -80,7 +82,7 @@ struct AttendArgs {
   const float* k_mean;            // sequence mean that was subtracted (adds scale * q.k_mean to lse), or null
   const std::int32_t* q_absmax;   // bits of the absolute maximum of q per 128 queries, [group][q_blocks]; null: a scale per token
   std::int64_t q_blocks;
-  const std::uint32_t* sign;      // rotation, null: none
+  const float* factor;  // [dk] sign of the rotation * weight of K's channel, null: no rotation
   KQuant k_quant;
   // 16-bit or f32 K and V, as they lie
   Rows k, v;                      // k only without tiles

@@ -24,6 +24,20 @@ inline void tile_sum(const Rows& rows, std::int64_t first, int count, int head_d
   for (int d = 0; d < width; d += kL) Simd::store(sum + d, tile_sum_of(x + d, width));
 }
 
+/// Mean absolute residual of each channel over the first 128 rows: tree sum of |k - mean| * 2^-7.
+inline void key_residuals(const Rows& k, int head_dim, int dk, float* residual, void* scratch) {
+  auto* x = static_cast<float*>(scratch);
+  load_rows(k, 0, kTile, kTile, head_dim, dk, x);
+  for (int d = 0; d < dk; d += kL) {
+    const F mu = round_to(tile_sum_of(x + d, dk), k.elem);
+    for (int r = 0; r < kTile; ++r) {
+      float* at = x + r * dk + d;
+      Simd::store(at, Simd::as_f(Simd::and_i(Simd::as_i(Simd::sub(Simd::load(at), mu)), Simd::set_i(0x7fffffff))));
+    }
+    Simd::store(residual + d, tile_sum_of(x + d, dk));
+  }
+}
+
 /// Bits of the largest absolute value of rows [first, first + count) in steps of `step`.
 inline std::int32_t absmax_rows(const Rows& rows, std::int64_t first, std::int64_t count, std::int64_t step, int head_dim) {
   I amax = Simd::zero_i();
@@ -143,7 +157,7 @@ inline void quantize_k_tile(const QuantizeArgs& a, std::int64_t first, int count
   for (int r = 0; r < kTile; r += kL) {
     float* block = y + r * l.dk;
     for (int d = 0; d < l.dk; d += kL) Simd::transpose(x + r * l.dk + d, l.dk, block + d * kL, kL);
-    Simd::store_i(amax + r, a.k_quant == KQuant::tile_groups ? rotate_columns(block, l.head_dim, a.sign) : absmax_columns(block, l.head_dim));
+    Simd::store_i(amax + r, a.k_quant == KQuant::tile_groups ? rotate_columns(block, l.head_dim, a.factor) : absmax_columns(block, l.head_dim));
   }
   std::int32_t group[kTile] = {};
   float scale[kTile], inverse[kTile], token_inv[kTile];
@@ -179,8 +193,8 @@ inline void row_absmax(const float* w, int width, std::int32_t* amax) {
   }
 }
 
-/// Scales of a C3 tile: fills inv[128] and, for a flagged one, log2 t[128].
-inline void c3_scales(const QuantizeArgs& a, const std::int32_t* amax, int count, TileHead* head, float* log2_t, float* inv) {
+/// Scales of a C3 tile: fills inv[128] and, for a flagged one, t[128] and log2 t[128].
+inline void c3_scales(const QuantizeArgs& a, const std::int32_t* amax, int count, TileHead* head, float* t, float* log2_t, float* inv) {
   std::int32_t top_bits = 0, low_bits = 0x7fffffff;
   for (int j = 0; j < count; ++j) {
     top_bits = larger(top_bits, amax[j]);
@@ -200,22 +214,43 @@ inline void c3_scales(const QuantizeArgs& a, const std::int32_t* amax, int count
     __builtin_memcpy(&aj, &amax[j], 4);
     aj = j < count ? larger(aj, larger(0x1p-24f * top, 0x1p-100f)) : top;
     inv[j] = 127.0f / aj;
-    log2_t[j] = core::log2_f32(aj / 127.0f);
+    t[j] = aj / 127.0f;
+    log2_t[j] = core::log2_f32(t[j]);
   }
+}
+
+/// tau of docs/methods.md 2, from w[128][dv] that were rounded by inv and their mean.
+inline float shift_limit(const float* w, const float* inv, const float* t, const float* vbar, int count, int dv) {
+  F limit = Simd::set(__builtin_inff());
+  const I magnitude = Simd::set_i(0x7fffffff);
+  for (int d = 0; d < dv; d += kL) {
+    F largest = Simd::zero();
+    for (int j = 0; j < count; ++j) {
+      const F code = Simd::to_f(int8_codes(Simd::load(w + j * dv + d), Simd::set(inv[j])));
+      largest = Simd::max(largest, Simd::mul(Simd::set(t[j]), Simd::as_f(Simd::and_i(Simd::as_i(code), magnitude))));
+    }
+    const F mean = Simd::as_f(Simd::and_i(Simd::as_i(Simd::load(vbar + d)), magnitude));
+    const F ratio = Simd::div(largest, mean);
+    limit = Simd::select(Simd::eq(mean, Simd::zero()), limit, Simd::min(limit, ratio));
+  }
+  float lanes[kL], all = __builtin_inff();
+  Simd::store(lanes, limit);
+  for (float x : lanes) all = smaller(all, x);
+  return all;
 }
 
 inline void quantize_v_tile(const QuantizeArgs& a, std::int64_t first, int count, unsigned char* tile, float* w) {
   const TileLayout& l = a.layout;
   auto* head = reinterpret_cast<TileHead*>(tile + l.head);
   auto* vbar = reinterpret_cast<float*>(tile + l.vbar);
-  float inv[kTile];
+  float inv[kTile], t[kTile];
   load_rows(a.v, first, count, kTile, l.head_dim_v, l.dv, w);
   if (a.v_c3) {
     std::int32_t amax[kTile];
     for (int r = 0; r < count; ++r)
       for (int d = 0; d < l.dv; d += kL) Simd::store(w + r * l.dv + d, Simd::mul(Simd::load(w + r * l.dv + d), Simd::load(a.channel_inv + d)));
     row_absmax(w, l.dv, amax);
-    c3_scales(a, amax, count, head, reinterpret_cast<float*>(tile + l.token), inv);
+    c3_scales(a, amax, count, head, t, reinterpret_cast<float*>(tile + l.token), inv);
   } else {
     head->v_scale = 1.0f;
     head->flagged = 0;
@@ -232,6 +267,7 @@ inline void quantize_v_tile(const QuantizeArgs& a, std::int64_t first, int count
     }
     Simd::store(vbar + d, Simd::div(Simd::to_f(sum), Simd::set(static_cast<float>(count))));
   }
+  if (head->flagged != 0) head->shift_limit = shift_limit(w, inv, t, vbar, count, l.dv);
 }
 
 /// scratch: 2 * 128 * dk floats and at least 128 * dv.

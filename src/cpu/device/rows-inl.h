@@ -82,10 +82,10 @@ void butterfly_pass(float* y, int block, int h) {
     }
 }
 
-/// docs/methods.md 1, Rotation: columns y[head_dim][kLanes] in place. Returns the absolute maximum of each lane as bits (NaN above Inf above the rest).
-inline I rotate_columns(float* y, int head_dim, const std::uint32_t* sign) {
-  for (int d = 0; d < head_dim; ++d)
-    Simd::store(y + d * kL, Simd::as_f(Simd::xor_i(Simd::as_i(Simd::load(y + d * kL)), Simd::set_i(static_cast<std::int32_t>(sign[d])))));
+/// docs/methods.md 1, Rotation: columns y[head_dim][kLanes] in place, times factor[d] (sign and weight, exact) first. Returns the absolute maximum of each lane
+/// as bits (NaN above Inf above the rest).
+inline I rotate_columns(float* y, int head_dim, const float* factor) {
+  for (int d = 0; d < head_dim; ++d) Simd::store(y + d * kL, Simd::mul(Simd::load(y + d * kL), Simd::set(factor[d])));
   I amax = Simd::zero_i();
   for (int base = 0; base < head_dim;) {
     int log2_block = 0;

@@ -14,6 +14,7 @@ struct IsaTable {
   // pre-pass
   void (*quantize_tile)(const QuantizeArgs&, std::int64_t tile, void* scratch);
   void (*channel_weights)(const Rows& v, std::int64_t seqlen, int head_dim, int padded, float* c, float* inv);
+  void (*key_residuals)(const Rows& k, int head_dim, int dk, float* residual, void* scratch);
   void (*tile_sum)(const Rows&, std::int64_t first, int count, int head_dim, int width, float* sum, void* scratch);
   std::int32_t (*absmax_rows)(const Rows&, std::int64_t first, std::int64_t count, std::int64_t step, int head_dim);
   void (*absmax_channels)(const Rows&, std::int64_t first, std::int64_t count, int head_dim, std::int32_t* bits);

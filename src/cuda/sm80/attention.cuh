@@ -4,6 +4,7 @@
 // Every tile's product is summed on its own and joins O once, with the row's weights (Fold): so a rescaled maximum, a tile's own scale and chitu_int8's
 // correction cost nothing per key.
 #pragma once
+#include "cuda/device/ptx/shared.cuh"
 #include "cuda/sm80/bias.cuh"
 #include "cuda/sm80/epilogue.cuh"
 
@@ -206,7 +207,7 @@ struct Attention {
     if constexpr (T::kPv == Pv::u8) {
       const std::int64_t tile = head_tiles + n;
       const float* t = p.token_scale + tile * kTile;
-      return {t + threadIdx.x % 4 * 2, t[0], p.flagged[tile] != 0};
+      return {t + threadIdx.x % 4 * 2, t[0], p.shift_limit[tile]};
     } else {
       return {};
     }
@@ -290,12 +291,13 @@ struct Attention {
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, T::kBlocksPerSm) attention_kernel(const __grid_constant__ AttentionParams p) {
+  CHITU_DYNAMIC_SHARED(uint8_t, 128, shared);
   __shared__ Work work;
   if (threadIdx.x == 0) decode_work<T>(p, work);
   __syncthreads();
   if (work.i0 >= work.q_len) return;
   Attention<T> attention(p, work);
-  attention.run(ptx::dynamic_shared());
+  attention.run(shared);
 }
 
 }  // namespace chitu::cuda::sm80

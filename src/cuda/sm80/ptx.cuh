@@ -4,12 +4,6 @@
 
 namespace chitu::cuda::sm80::ptx {
 
-// The block's dynamic shared memory.
-__device__ __forceinline__ uint8_t* dynamic_shared() {
-  extern __shared__ __align__(128) uint8_t bytes[];
-  return bytes;
-}
-
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 // 16 bytes, of which the first `bytes` come from `from` and the rest are zero; nothing beyond them is read.

@@ -112,10 +112,10 @@ __device__ __forceinline__ void exponentials(float (&x)[T::kBlocks][4], const fl
 __device__ __forceinline__ float finite_or_zero_max(float m) { return m == minus_infinity() ? 0.0f : m; }
 
 // The running maximum of each row with the tile's level; keep = what earlier sums are multiplied by.
-__device__ __forceinline__ void raise(const float (&level)[2], float slack, RowState& state, float (&keep)[2]) {
+__device__ __forceinline__ void raise(const float (&level)[2], const float (&slack)[2], RowState& state, float (&keep)[2]) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    const float m1 = level[r] <= state.m[r] + slack ? state.m[r] : level[r];
+    const float m1 = level[r] <= state.m[r] + slack[r] ? state.m[r] : level[r];
     keep[r] = m1 == state.m[r] ? 1.0f : ptx::exp2_approx(state.m[r] - m1);
     state.m[r] = m1;
   }
@@ -152,9 +152,11 @@ __device__ __forceinline__ void weights_half(const AttentionParams& p, const flo
   float top[2], offset[2], sum[2];
   row_max<T>(x, top);
   const float level[2] = {top[0] + bias[0], top[1] + bias[1]};
-  raise(level, p.lazy_octaves, state, fold.keep);
+  const float slack[2] = {fabsf(top[0]) < core::kLazyLimit ? p.lazy_octaves : 0.0f, fabsf(top[1]) < core::kLazyLimit ? p.lazy_octaves : 0.0f};
+  raise(level, slack, state, fold.keep);
+  // bias - m, but not by way of the bias: where it is huge, its rounding would put the level octaves away from the tile's largest key
 #pragma unroll
-  for (int r = 0; r < 2; ++r) offset[r] = bias[r] - finite_or_zero_max(state.m[r]) + p.range_log2;
+  for (int r = 0; r < 2; ++r) offset[r] = (top[r] == minus_infinity() ? 0.0f : level[r] - state.m[r] - top[r]) + p.range_log2;
   exponentials<T>(x, offset, sum);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -174,7 +176,7 @@ __device__ __forceinline__ void weights_e4m3(const AttentionParams& p, const flo
   float top[2], offset[2], sum[2];
   row_max<T>(x, top);
   const float level[2] = {top[0] + bias[0], top[1] + bias[1]};
-  raise(level, 0.0f, state, fold.keep);
+  raise(level, {0.0f, 0.0f}, state, fold.keep);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float m = finite_or_zero_max(state.m[r]);
@@ -225,7 +227,7 @@ __device__ __forceinline__ void weights_s8(const float (&bias)[2], float (&x)[T:
   float top[2], offset[2], sum[2];
   row_max<T>(x, top);
   const float level[2] = {top[0] + bias[0], top[1] + bias[1]};
-  raise(level, 0.0f, state, fold.keep);
+  raise(level, {0.0f, 0.0f}, state, fold.keep);
 #pragma unroll
   for (int r = 0; r < 2; ++r) offset[r] = bias[r] - finite_or_zero_max(state.m[r]);
   exponentials<T>(x, offset, sum);
@@ -242,7 +244,7 @@ __device__ __forceinline__ void weights_s8(const float (&bias)[2], float (&x)[T:
 struct ValueTile {
   const float* token_scale;  // of this thread's first key
   float tile_scale;
-  bool flagged;
+  float shift_limit;  // 0: a plain tile
 };
 
 // chitu_int8 (docs/methods.md part 2): u8 against the tile's maximum, three sums, the correction of dominated rows.
@@ -252,8 +254,9 @@ __device__ __forceinline__ void weights_u8(const ValueTile& v, const float (&bia
   float top[2], reference[2], raw[2], visible[2];
   row_max<T>(x, top);
   const float level[2] = {top[0] + bias[0], top[1] + bias[1]};
-  raise(level, 0.0f, state, fold.keep);
-  if (v.flagged) {
+  raise(level, {0.0f, 0.0f}, state, fold.keep);
+  const bool flagged = v.shift_limit != 0.0f;
+  if (flagged) {
     visible[0] = visible[1] = 0.0f;
 #pragma unroll
     for (int j = 0; j < T::kBlocks; ++j) {
@@ -278,16 +281,20 @@ __device__ __forceinline__ void weights_u8(const ValueTile& v, const float (&bia
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float sum = quad_sum(raw[r]), rounded = static_cast<float>(quad_sum(codes[r])) * (1.0f / 255.0f), lost = sum - rounded;
-    const float true_sum = v.flagged ? quad_sum(visible[r]) : sum;
-    const bool correct = v.flagged || fabsf(lost) > sum * 0.015625f;
+    const float true_sum = flagged ? quad_sum(visible[r]) : sum;
+    const bool correct = flagged || fabsf(lost) > sum * 0.015625f;
     const float m = finite_or_zero_max(state.m[r]);
     const float e = ptx::exp2_approx(level[r] - m);
-    float weight = v.flagged ? ptx::exp2_approx(reference[r] + bias[r] - m) : v.tile_scale * e;
+    float weight = flagged ? ptx::exp2_approx(reference[r] + bias[r] - m) : v.tile_scale * e;
     if (top[r] == minus_infinity()) weight = 0.0f;  // a row that sees nothing of the tile is not touched by a NaN scale
     state.l[r] = state.l[r] * fold.keep[r] + e * (correct ? true_sum : rounded);
     state.lse_sum[r] = state.lse_sum[r] * fold.keep[r] + e * true_sum;
     fold.weight[r] = weight * (1.0f / 255.0f);
     fold.shift[r] = correct ? weight * lost : 0.0f;
+    if (flagged) {
+      const float most = e * true_sum * v.shift_limit;
+      fold.shift[r] = fmaxf(-most, fminf(most, fold.shift[r]));
+    }
     any = any || (correct && weight != 0.0f);
   }
   fold.shifted = __any_sync(~0u, any);

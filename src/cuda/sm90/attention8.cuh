@@ -27,8 +27,8 @@ struct Consumer8 : ConsumerBase<T> {
   uint32_t packed[kPending][T::kWords];  // weights of tile u: packed[u % 2]
   RowState8 state;
   int head_tiles;     // first tile of the sequence among the tiles of all heads
-  float value_scale;  // u8_tile: of the tile that is fetched next, and whether it is flagged
-  int value_flag;
+  float value_scale;  // u8_tile: of the tile that is fetched next
+  float shift_limit;  // of that tile; not 0: it is flagged
 
   __device__ __forceinline__ Consumer8(const AttentionParams& p_, char* smem_, Barriers& bar_, int warpgroup_, int warp_, int lane_)
       : Base(p_, smem_, bar_, warpgroup_, warp_, lane_) {
@@ -220,13 +220,15 @@ struct Consumer8 : ConsumerBase<T> {
       float true_sum = kFlagged ? quad_sum(tile.true_sum[r]) * power : raw * (1.f / 255);
       state.l[r] = fmaf(tile.w[r], corrected ? true_sum : codes * (1.f / 255), state.l[r]);
       state.lse[r] = fmaf(tile.w[r], true_sum, state.lse[r]);
+      float most = tile.w[r] * true_sum * shift_limit;
       tile.w[r] *= (kFlagged ? tile.largest[r] * power : value_scale) * (1.f / 255);
       if (raw == 0.f) tile.w[r] = 0.f;  // a row that sees nothing of the tile is not touched by a NaN in its scale
       tile.shift[r] = corrected ? tile.w[r] * lost : 0.f;
+      if constexpr (kFlagged) tile.shift[r] = fmaxf(-most, fminf(most, tile.shift[r]));
     }
   }
 
-  __device__ __forceinline__ bool is_flagged() { return kWeights == Weights::u8_tile && __any_sync(~0u, value_flag); }
+  __device__ __forceinline__ bool is_flagged() { return kWeights == Weights::u8_tile && __any_sync(~0u, shift_limit != 0.f); }
 
   static __device__ __forceinline__ uint32_t quad_sum(uint32_t x) {
     x += __shfl_xor_sync(~0u, x, 1);
@@ -247,7 +249,7 @@ struct Consumer8 : ConsumerBase<T> {
     fetch_tile(n);
     if constexpr (kWeights == Weights::u8_tile) {
       value_scale = __ldg(p.token_scale + static_cast<int64_t>(head_tiles + n) * kScaleTile);
-      value_flag = __ldg(p.flagged + (head_tiles + n));
+      shift_limit = __ldg(p.shift_limit + (head_tiles + n));
     }
   }
 
@@ -391,7 +393,7 @@ struct Consumer8 : ConsumerBase<T> {
     int n = w.n_end - 1;
     if constexpr (kWeights == Weights::u8_tile) {
       value_scale = __ldg(p.token_scale + static_cast<int64_t>(head_tiles + n) * kScaleTile);
-      value_flag = __ldg(p.flagged + (head_tiles + n));
+      shift_limit = __ldg(p.shift_limit + (head_tiles + n));
     }
     begin(w);
     // Tile n goes to stage (n_end - 1 - n) % 2.

@@ -30,7 +30,7 @@ struct AttentionParams {
   const float* v_scale;      // [batch, num_heads_kv, head_dim]
   const float* token_scale;  // chitu_int8: [.., tiles_k, 128]; the first is that of a plain tile
   const float* tile_mean;    // chitu_int8: [.., tiles_k, head_dim]: mean of the codes
-  const int32_t* flagged;    // chitu_int8: [.., tiles_k]
+  const float* shift_limit;  // chitu_int8: [.., tiles_k]: bounds the correction in a flagged tile, 0 in a plain one
   const float* mean_dot;     // [batch, num_heads_q, seqlen_q_padded], added to lse; null: none
 
   // The caller's tensors. 16-byte aligned rows: see supports().

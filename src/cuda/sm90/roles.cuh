@@ -1,6 +1,7 @@
 // One CTA: a producer warpgroup and consumers of class C, from the barriers to the last piece of work.
 #pragma once
 #include "consumer.cuh"
+#include "cuda/device/ptx/shared.cuh"
 
 namespace chitu::cuda::sm90 {
 
@@ -41,7 +42,7 @@ __device__ __forceinline__ void init_barriers(Barriers& bar) {
 
 template <class T, class C>
 __device__ __forceinline__ void run_roles(const AttentionParams& p, const WorkShape& shape, const TensorMaps& maps) {
-  char* smem_raw = ptx::dynamic_shared();
+  CHITU_DYNAMIC_SHARED(char, 16, smem_raw);
   char* smem = smem_raw + ((1024 - (ptx::smem_u32(smem_raw) & 1023)) & 1023);
   Barriers& bar = *reinterpret_cast<Barriers*>(smem + T::kBarrierOffset);
   int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);

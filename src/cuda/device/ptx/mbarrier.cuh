@@ -4,12 +4,6 @@
 
 namespace chitu::cuda::ptx {
 
-// The block's dynamic shared memory.
-__device__ __forceinline__ char* dynamic_shared() {
-  extern __shared__ char bytes[];
-  return bytes;
-}
-
 __device__ __forceinline__ uint32_t smem_u32(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
 
 // Expect `count` arrivals per phase.

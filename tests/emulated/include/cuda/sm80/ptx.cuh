@@ -8,7 +8,6 @@
 
 namespace chitu::cuda::sm80::ptx {
 
-inline std::uint8_t* dynamic_shared() { return reinterpret_cast<std::uint8_t*>(emulated::dynamic_shared()); }
 inline std::uint32_t shared_address(const void* p) { return emulated::shared_address(p); }
 
 inline void cp_async_16(std::uint32_t to, const void* from, int bytes) { emulated::copy_async(to, from, bytes); }

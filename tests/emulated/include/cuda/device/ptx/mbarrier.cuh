@@ -7,7 +7,6 @@
 
 namespace chitu::cuda::ptx {
 
-inline char* dynamic_shared() { return emulated::dynamic_shared(); }
 inline std::uint32_t smem_u32(const void* p) { return emulated::shared_address(p); }
 
 inline void mbarrier_init(std::uint64_t* barrier, std::uint32_t count) { emulated::mbarrier_init(barrier, count); }
