@@ -154,7 +154,20 @@ void multiply_warp(const std::vector<const Issued*>& lanes, ThreadProducts* of) 
   }
   read_a(lanes, warp() % 4, a);
   read_b(p, b);
-  multiply(&a[0][0], kMaxDepth, &b[0][0], kMaxColumns, &d[0][0], kMaxColumns, depth_of(p.type), p.columns);
+  const bool fp8 = p.type == Type::e4m3;
+  if (fp8) {  // rounds with what was there
+    for (int l = 0; l < 32; ++l) {
+      const Accumulator& from = accumulator(of[l], lanes[static_cast<std::size_t>(l)]->d);
+      for (int i = 0; i < p.columns / 2; ++i) {
+        float& x = d[l / 4 + i / 2 % 2 * 8][i / 4 * 8 + l % 4 * 2 + i % 2];
+        x = 0;
+        if (p.accumulate) std::memcpy(&x, from.value + i, 4);
+      }
+    }
+    multiply_fp8(&a[0][0], kMaxDepth, &b[0][0], kMaxColumns, &d[0][0], kMaxColumns, depth_of(p.type), p.columns);
+  } else {
+    multiply(&a[0][0], kMaxDepth, &b[0][0], kMaxColumns, &d[0][0], kMaxColumns, depth_of(p.type), p.columns);
+  }
   for (int l = 0; l < 32; ++l) {
     Accumulator& to = accumulator(of[l], lanes[static_cast<std::size_t>(l)]->d);
     for (int i = 0; i < p.columns / 2; ++i) {
@@ -167,7 +180,7 @@ void multiply_warp(const std::vector<const Issued*>& lanes, ThreadProducts* of) 
       } else {
         float old = 0;
         if (p.accumulate) std::memcpy(&old, to.value + i, 4);
-        old = p.accumulate ? old + x : x;
+        old = p.accumulate && !fp8 ? old + x : x;
         std::memcpy(to.value + i, &old, 4);
       }
     }

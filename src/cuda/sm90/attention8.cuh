@@ -17,13 +17,13 @@ struct Consumer8 : ConsumerBase<T> {
   static constexpr Weights kWeights = T::kWeights;
   static constexpr int kPending = T::kOverlap ? 2 : 1;
   static constexpr int kBuffers = T::kBuffers;
-  static constexpr int kProduct = T::kProductChannels / 2, kLastProduct = (T::kProductChannels + T::kSumRows) / 2;
+  static constexpr int kProduct = T::kProductChannels / 2, kAccumulators = (T::kProductChannels + T::kSumRows) / 2;
   // A level may pass m by so many octaves before O moves to it: far below the range of f32, and the branch is almost never taken.
   static constexpr float kSlack = 32.f;
   static constexpr float kLog2Of448 = 8.807354922057604f;
 
   float o[T::kHeadDim / 2];
-  Product product[kBuffers][kLastProduct];
+  Product product[kBuffers][kAccumulators];
   uint32_t packed[kPending][T::kWords];  // weights of tile u: packed[u % 2]
   RowState8 state;
   int head_tiles;     // first tile of the sequence among the tiles of all heads
@@ -52,9 +52,8 @@ struct Consumer8 : ConsumerBase<T> {
   // Product of P and the channels from kIndex * kProductChannels on.
   template <int kStage, int kIndex>
   __device__ __forceinline__ void issue_pv() {
-    constexpr bool kLast = kIndex == T::kProducts - 1;
-    constexpr int kCount = kLastProduct;
-    Product(&d)[kCount] = reinterpret_cast<Product(&)[kCount]>(product[kIndex % kBuffers]);
+    // Products of two shapes in the same registers would be serialized (C7511): those before the last take eight more rows as well, in vain.
+    Product(&d)[kAccumulators] = product[kIndex % kBuffers];
     uint32_t(&pk)[T::kWords] = packed[T::kOverlap * kStage];
     ptx::pin(d);
     ptx::pin(pk);
@@ -74,7 +73,7 @@ struct Consumer8 : ConsumerBase<T> {
   // O takes in the product of tile n.
   template <int kIndex>
   __device__ __forceinline__ void fold(int n) {
-    Product(&d)[kLastProduct] = product[kIndex % kBuffers];
+    Product(&d)[kAccumulators] = product[kIndex % kBuffers];
     constexpr int kFirst = kIndex * kProduct;
 #pragma unroll
     for (int i = 0; i < kProduct; ++i) {
