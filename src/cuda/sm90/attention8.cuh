@@ -285,7 +285,7 @@ struct Consumer8 : ConsumerBase<T> {
     first_half<kMasked, kStage>(n, s, columns, tile, flagged);
     settle_reference(tile, flagged);
     if constexpr (T::kProducts == 2) {
-      if constexpr (kWeights == Weights::e4m3_running) wait_next_k<kStage>(w, n);
+      if constexpr (T::kEarlyKeys) wait_next_k<kStage>(w, n);
       ptx::wgmma_wait<0>();
       ptx::pin(product[0]);
       fold<0>(n + 1);
@@ -295,7 +295,7 @@ struct Consumer8 : ConsumerBase<T> {
     release(&bar.k_empty[kStage]);
     ptx::pin(packed[kStage]);
     if (n > w.n_begin) fetch(n - 1);
-    if constexpr (T::kProducts == 1 || kWeights != Weights::e4m3_running) wait_next_k<kStage>(w, n);
+    if constexpr (T::kProducts == 1 || !T::kEarlyKeys) wait_next_k<kStage>(w, n);
     wait_v<kStage>();
     ptx::wgmma_wait<0>();
     ptx::pin(product[0]);
