@@ -17,7 +17,9 @@ if(NOT CHITU_CUDA STREQUAL "OFF")
     enable_language(CUDA)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # what CMake 3.25 does not know about nvcc 13
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL TRUE)  # elsewhere, where no compiler says where it is, another toolkit or none would be found
     find_package(CUDAToolkit REQUIRED)
+    unset(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL)
     if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.8)
       if(CHITU_CUDA STREQUAL "ON")
         message(FATAL_ERROR "CHITU_CUDA: want nvcc 12.8 or newer, found ${CMAKE_CUDA_COMPILER_VERSION}")
@@ -31,6 +33,12 @@ if(NOT CHITU_CUDA STREQUAL "OFF")
   endif()
 endif()
 
+# What test cuda_resources reads. A launcher of the user's (ccache) goes first: then there is no such test.
+if(PROJECT_IS_TOP_LEVEL AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
+  set(CHITU_CUDA_LOGS TRUE)
+  set_property(GLOBAL PROPERTY CHITU_CUDA_LOGGED_VERSION ${CMAKE_CUDA_COMPILER_VERSION})
+endif()
+
 # chitu_cuda_family(<name> ARCHITECTURES 80 90 90a 80-virtual .. SOURCES a.cu ..): one OBJECT library with SASS for each architecture, or PTX for a
 # virtual one, which the driver compiles when a newer GPU without SASS first loads it.
 function(chitu_cuda_family name)
@@ -40,6 +48,11 @@ function(chitu_cuda_family name)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/src/cuda)
   set_target_properties(${name} PROPERTIES CUDA_ARCHITECTURES OFF POSITION_INDEPENDENT_CODE ON)
   set(options -lineinfo -Xcompiler=-Wall,-Wextra,-fvisibility=hidden -Xptxas=--warn-on-spills)
+  if(CHITU_CUDA_LOGS)
+    list(APPEND options -Xptxas=-v)
+    set_target_properties(${name} PROPERTIES CUDA_COMPILER_LAUNCHER ${PROJECT_SOURCE_DIR}/cmake/keep_ptxas.sh)
+    set_property(GLOBAL APPEND PROPERTY CHITU_CUDA_LOGGED $<TARGET_OBJECTS:${name}>)
+  endif()
   foreach(arch IN LISTS family_ARCHITECTURES)
     if(arch MATCHES "^([0-9]+[a-z]?)-virtual$")
       list(APPEND options "-gencode=arch=compute_${CMAKE_MATCH_1},code=compute_${CMAKE_MATCH_1}")

@@ -51,14 +51,27 @@ has_gpu() { [ -e /dev/nvidiactl ] || { command -v nvidia-smi >/dev/null && nvidi
 
 # A GPU without a compiler: take NVIDIA's from PyPI into a private folder of this checkout. CHITU_CUDA=OFF stays on the CPU.
 ensure_nvcc() {
-  if [ "${CHITU_CUDA:-AUTO}" = OFF ] || [ -n "$(find_nvcc)" ] || ! has_gpu; then return 0; fi
+  if [ "${CHITU_CUDA:-AUTO}" = OFF ]; then return 0; fi
+  if [ -z "$(find_nvcc)" ] && has_gpu; then fetch_nvcc; fi
+  # The wheels have lib/libcudart.so.13 where nvcc looks into lib64/ and CMake for libcudart.so.
+  local toolkit=$private_cuda/nvidia/cu13
+  if [ -d "$toolkit/lib" ]; then
+    ln -sfn lib "$toolkit/lib64"
+    ln -sf libcudart.so.13 "$toolkit/lib/libcudart.so"
+  fi
+}
+
+fetch_nvcc() {
   say "A GPU but no nvcc: fetching NVIDIA's compiler into .deps/cuda (CHITU_CUDA=OFF would stay on the CPU)"
   install_packages python3-pip
-  local version=13.0 packages=()
+  local version=13.0 packages=() part=$private_cuda.part
   for name in nvcc crt runtime cccl; do packages+=("nvidia-cuda-$name==$version.*"); done
-  if ! python3 -m pip install -q --disable-pip-version-check --target "$private_cuda" "${packages[@]}" "nvidia-nvvm==$version.*" 2>"$root/.deps/pip.log"; then
+  rm -rf "$part" "$private_cuda"
+  if python3 -m pip install -q --disable-pip-version-check --target "$part" "${packages[@]}" "nvidia-nvvm==$version.*" 2>"$root/.deps/pip.log"; then
+    mv "$part" "$private_cuda"  # only as a whole: an interrupted download must not pass for a compiler
+  else
     say "That failed (.deps/pip.log has the reason): staying on the CPU. Put nvcc 13 on PATH and run this again to use the GPU."
-    rm -rf "$private_cuda"
+    rm -rf "$part"
   fi
 }
 

@@ -42,9 +42,27 @@ struct Candidate {
   std::string reason;  // empty: it would serve
 };
 
-bool has_scheme_options(const SchemeOptions& o) {
-  return o.granularity || o.family || o.pv_accumulation || o.smooth_k || o.smooth_q || o.smooth_v;
+/// CHITU_*. A misspelt row in CHITU_DISABLE would leave on what the user wants off, so it must be one of this build, of any device.
+const core::Environment& environment() {
+  static const core::Environment& checked = []() -> const core::Environment& {
+    const core::Environment& e = core::environment();
+    std::string known;
+    std::vector<std::string> unknown = e.disabled;
+    for (DeviceType device : {DeviceType::cpu, DeviceType::cuda}) {
+      for (const core::Backend* backend : backends(device)) {
+        for (const core::Kernel& row : backend->kernels) {
+          known += core::concat(known.empty() ? "" : ", ", row.name);
+          unknown.erase(std::remove(unknown.begin(), unknown.end(), row.name), unknown.end());
+        }
+      }
+    }
+    CHITU_CHECK(unknown.empty(), "environment CHITU_DISABLE: want names of rows of this build (", known, "), got '", unknown.front(), "'");
+    return e;
+  }();
+  return checked;
 }
+
+bool has_scheme_options(const SchemeOptions& o) { return o.granularity || o.family || o.pv_accumulation || o.smooth_k || o.smooth_q || o.smooth_v; }
 
 std::vector<Method> candidate_methods(const AttentionArgs& args, const AttentionOptions& options, const Problem& p) {
   if (args.kv != nullptr) {
@@ -53,7 +71,7 @@ std::vector<Method> candidate_methods(const AttentionArgs& args, const Attention
     return {args.kv->method};
   }
   Method method = options.method;
-  if (method == Method::automatic && core::environment().method) method = *core::environment().method;
+  if (method == Method::automatic && environment().method) method = *environment().method;
   if (method != Method::automatic) return {method};
   CHITU_CHECK(!has_scheme_options(options.scheme), "scheme: departures from a scheme need a named method, got method automatic");
   return core::automatic_methods(p);
@@ -61,7 +79,8 @@ std::vector<Method> candidate_methods(const AttentionArgs& args, const Attention
 
 std::string refuse(const core::Kernel& row, const Problem& p, const AttentionOptions& options, bool automatic) {
   if (!options.kernel.empty() && options.kernel != row.name) return core::concat("options.kernel asks for ", options.kernel);
-  if (core::is_disabled(core::environment().disabled, row.name)) return "disabled by CHITU_DISABLE";
+  const auto& disabled = environment().disabled;
+  if (std::find(disabled.begin(), disabled.end(), row.name) != disabled.end()) return "disabled by CHITU_DISABLE";
   if (automatic && row.reference && options.kernel.empty()) return "a specification: name the method or the row to run it";
   return row.why_not(p);
 }

@@ -184,12 +184,15 @@ TEST(Plan, IsTheSameFromEveryThread) {
   for (const auto& text : texts) EXPECT_EQ(text, texts[0]);
 }
 
-TEST(Plan, DisabledRowsByName) {
-  EXPECT_TRUE(core::is_disabled("a,b_c,d", "b_c"));
-  EXPECT_TRUE(core::is_disabled("a", "a"));
-  EXPECT_TRUE(core::is_disabled("a,,d", "d"));
-  for (const char* row : {"b", "b_", "b_cd", "", "a,b_c"}) EXPECT_FALSE(core::is_disabled("a,b_c,d", row)) << row;
-  EXPECT_FALSE(core::is_disabled("", "a"));
+TEST(Plan, NamesOfChituDisable) {
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(core::parse_disabled(""), Names{});
+  EXPECT_EQ(core::parse_disabled("a"), Names{"a"});
+  EXPECT_EQ(core::parse_disabled("a,b_c,d"), (Names{"a", "b_c", "d"}));
+  for (const char* text : {",", "a,", ",a", "a,,b"}) {
+    EXPECT_EQ(refusal([&] { core::parse_disabled(text); }),
+              std::string("InvalidArgument: environment CHITU_DISABLE: want names of rows separated by commas, got an empty one in '") + text + "'");
+  }
 }
 
 // The environment is read once, so each of these runs in a process of its own.
@@ -231,7 +234,12 @@ TEST_F(EnvironmentDeathTest, ChituDisableRemovesRows) {
     report(call);
   };
   EXPECT_EXIT(body(all), testing::ExitedWithCode(0), "Unsupported: .*disabled by CHITU_DISABLE");
-  EXPECT_EXIT(body("no_such_row"), testing::ExitedWithCode(0), "took exact by");
+  EXPECT_EXIT(body(""), testing::ExitedWithCode(0), "took exact by");
+  EXPECT_EXIT(body("ref_scheme"), testing::ExitedWithCode(0), "took exact by");
+  const std::string want = "InvalidArgument: environment CHITU_DISABLE: want names of rows of this build .*ref_exact.*, got ";
+  EXPECT_EXIT(body("no_such_row"), testing::ExitedWithCode(0), want + "'no_such_row'");
+  EXPECT_EXIT(body("ref_scheme, ref_exact"), testing::ExitedWithCode(0), want + "' ref_exact'");
+  EXPECT_EXIT(body("ref_exact,"), testing::ExitedWithCode(0), "InvalidArgument: environment CHITU_DISABLE: .* got an empty one in 'ref_exact,'");
 }
 
 }  // namespace

@@ -135,6 +135,15 @@ TEST(QuantizeKv, ABlobThatIsNotWhatItSaysIsRefused) {
     const AttentionArgs args = with_cache(call, kv);
     EXPECT_EQ(refusal([&] { attention(args); }).rfind("InvalidArgument: kv", 0), 0u) << at;
   }
+  for (const std::int64_t length : {std::int64_t{-1}, std::int64_t{201}, std::int64_t{1} << 40}) {  // behind the header: int64 per sequence
+    GuardedBuffer copy(cache.blob.size());
+    std::memcpy(copy.data(), cache.blob.data(), copy.size());
+    std::memcpy(copy.data() + 256 + 8, &length, sizeof length);
+    QuantizedKV kv = cache.kv;
+    kv.data = copy.data();
+    const AttentionArgs args = with_cache(call, kv);
+    EXPECT_EQ(refusal([&] { attention(args); }), "InvalidArgument: kv.data: want lengths of 0..200 in the blob, got " + std::to_string(length) + " at 1");
+  }
 }
 
 TEST(QuantizeKv, OneCacheServesManyThreads) {

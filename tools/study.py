@@ -14,8 +14,8 @@ import pathlib
 import statistics
 import subprocess
 
-ABLATION = "1,3,5,6,7,9,11,12,13,14,15,drift,segments"
-LONG = "1,3,4,5,6,7,8,9,10,11,12,13,14,15,16-gap6,16-gap6-mean1,17-zero,drift,segments,constant-v,zero-rows,constant-channels"
+ABLATION = "1,3,5,6,7,9,11,12,13,14,15,drift,segments,first-tile"
+LONG = "1,3,4,5,6,7,8,9,10,11,12,13,14,15,16-gap6,16-gap6-mean1,17-zero,drift,segments,first-tile,constant-v,zero-rows,constant-channels"
 RUNS = {
     "bars_64_4k": ["bars --head-dim 64 --seeds 8 --rows 128"],
     "bars_128_4k": ["bars --head-dim 128 --seeds 8 --rows 128"],
@@ -32,7 +32,7 @@ RUNS = {
     "int8": ["int8 --sets 1,3,7,9,11,13,14,16-gap6,16-gap6-mean1,17-zero --seeds 8 --rows 64"],
     "fast64": ["fast --head-dim 64 --seeds 4 --rows 64"],
     "fast128": ["fast --head-dim 128 --seeds 4 --rows 64"],
-    "lab64": ["lab --sets 3,6,9,12 --head-dim 64 --seeds 8 --rows 64"],
+    "lab64": ["lab --sets 3,6,9,12,first-tile --head-dim 64 --seeds 8 --rows 64"],
     "lab128": [f"lab --sets {ABLATION} --seeds 8 --rows 64"],
 }
 
@@ -190,13 +190,13 @@ def draw(studies, folder):
     length_picture(plt, folder / "study-lengths.png", studies["lengths"], studies)
     grouped_bars(plt, folder / "study-qk.png", "QK alone, head_dim 128: what each part buys", studies["qk"], ["1", "3", "5", "6", "9", "13", "15", "drift", "segments"],
                  ["no mean, no R, per_thread", "global mean, no R, per_thread", "global mean, R, per_thread", "tile mean, no R, per_thread",
-                  "tile mean, R, per_thread (proposal)", "tile mean, R, per_token"])
+                  "tile mean, R, per_thread", "tile mean, channel weights, R, per_thread (adopted)", "tile mean, R, per_token"])
     grouped_bars(plt, folder / "study-pv.png", "PV alone, head_dim 128", studies["pv"], studies["pv"].sets,
                  ["C1: V per channel", "C2: V per channel and tile", "C3, quantised sum", "C3, raw sum", "C3, corrected sum (proposal)",
                   "u8 P against the running maximum", "F8: e4m3 P and V"])
     lab = studies["lab128"]
     grouped_bars(plt, folder / "study-lab.png", "Where 8-bit QK is the limit: ideas, QK alone, head_dim 128", lab, ["1", "3", "6", "9", "12", "13", "15"],
-                 ["proposal", "per_token K", "two means per tile", "mean and trend per tile", "channel weights from k's first tile", "second product: residual of Q",
+                 ["without channel weights", "per_token K", "two means per tile", "mean and trend per tile", "the same, none below 1 (adopted)", "second product: residual of Q",
                   "second product: residual of K"])
 
 

@@ -30,9 +30,10 @@ struct Options {
 };
 
 std::atomic<bool> interrupted{false};
+void (*before_bench)(int) = SIG_DFL;
 void on_interrupt(int) {
   interrupted = true;
-  std::signal(SIGINT, SIG_DFL);  // a second Ctrl-C ends the program at once
+  std::signal(SIGINT, before_bench);  // a second Ctrl-C ends the program at once
 }
 
 BenchSettings settings_of(const Options& options) {
@@ -194,7 +195,7 @@ int execute(const Options& options) {
   std::condition_variable changed;
   bool finished = false;
   std::exception_ptr failure;
-  std::signal(SIGINT, on_interrupt);
+  before_bench = std::signal(SIGINT, on_interrupt);
   std::thread worker([&] {
     try {
       bench.run();
@@ -231,7 +232,7 @@ int execute(const Options& options) {
     std::_Exit(code);
   }
   worker.join();
-  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGINT, before_bench);
   const auto rows = bench.state().rows;
   if (failure) {
     if (!rows.empty()) publish(options, settings, rows, false, json_file.get(), csv_file.get());

@@ -2,10 +2,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -43,7 +46,37 @@ uint64_t physical_memory_bytes() {
   return static_cast<uint64_t>(pages) * static_cast<uint64_t>(page);
 }
 
+/// Temporary files that a signal must remove. A fixed array of atomics: a signal handler may neither lock nor allocate.
+std::array<std::atomic<const char*>, 16> unfinished{};
+static_assert(std::atomic<const char*>::is_always_lock_free);
+
+void replace_unfinished(const char* from, const char* to) {
+  for (auto& slot : unfinished) {
+    const char* expected = from;
+    if (slot.compare_exchange_strong(expected, to)) return;
+  }
+}
+
+void remove_unfinished_and_end(int number) {
+  for (const auto& slot : unfinished) {
+    if (const char* path = slot.load()) ::unlink(path);
+  }
+  ::signal(number, SIG_DFL);
+  ::raise(number);  // delivered when this handler returns: the shell sees which signal it was
+}
+
 }  // namespace
+
+void remove_unfinished_outputs_on_signals() {
+  for (const int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGXCPU, SIGXFSZ}) {
+    struct sigaction before {};
+    // What nohup or a shell ignores stays ignored.
+    if (::sigaction(number, nullptr, &before) != 0 || before.sa_handler != SIG_DFL) continue;
+    struct sigaction action {};
+    action.sa_handler = remove_unfinished_and_end;
+    ::sigaction(number, &action, nullptr);
+  }
+}
 
 std::string printable(std::string_view text, size_t max_bytes) {
   static constexpr char kHex[] = "0123456789abcdef";
@@ -142,11 +175,14 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
     temporary_path_.clear();
     fail("cannot create", reason);
   }
+  replace_unfinished(nullptr, temporary_path_.c_str());
 }
 
 OutputFile::~OutputFile() {
   if (fd_ >= 0) ::close(fd_);
-  if (!temporary_path_.empty()) ::unlink(temporary_path_.c_str());
+  if (temporary_path_.empty()) return;
+  ::unlink(temporary_path_.c_str());
+  replace_unfinished(temporary_path_.c_str(), nullptr);
 }
 
 void OutputFile::fail(std::string_view action, int error) const { throw ParseError(path_, std::string(action) + ": " + system_error(error)); }
@@ -169,6 +205,7 @@ void OutputFile::commit() {
   fd_ = -1;
   if (::close(fd) != 0 && errno != EINTR) fail("cannot write", errno);
   if (::rename(temporary_path_.c_str(), final_path_.c_str()) != 0) fail("cannot create", errno);
+  replace_unfinished(temporary_path_.c_str(), nullptr);
   temporary_path_.clear();
 }
 

@@ -53,6 +53,9 @@ class FileSource : public ByteSource {
   uint64_t size_ = 0;
 };
 
+/// From here on a signal that ends the process (Ctrl-C, kill, a closed terminal) first removes the temporary files of unfinished outputs. Once, from main().
+void remove_unfinished_outputs_on_signals();
+
 /// A file that appears under its name only on commit(). Opening it early makes a bad path fail before hours of work.
 class OutputFile {
  public:

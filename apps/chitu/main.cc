@@ -9,6 +9,7 @@
 #include "chitu/chitu.h"
 #include "commands.h"
 #include "common.h"
+#include "file_io.h"
 #include "parse_error.h"
 
 namespace {
@@ -48,6 +49,7 @@ int flushed(int code) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  remove_unfinished_outputs_on_signals();
   command_line().assign(argv, argv + argc);
   const std::vector<Command> commands = {run_command(), bench_command(), accuracy_command(), info_command(), explain_command()};
   const Parsed parsed = parse_arguments(commands, argc, argv);

@@ -84,7 +84,8 @@ class Lab {
 
   /// Power-of-two weight per channel: q * w, k / w leaves q.k alone and evens out the channels' sizes. w = 2^trunc((e - median e) / 2), e the binary
   /// exponent of the mean absolute residual of every `step`-th of the first `rows` keys (with use_q: divided by Q's): nothing happens below a ratio of 2.
-  void balance(Operands& o, bool use_q, std::int64_t rows, std::int64_t step) const {
+  /// adopted: 1 <= w <= 16.
+  void balance(Operands& o, bool use_q, std::int64_t rows, std::int64_t step, bool adopted = false) const {
     std::vector<double> w(static_cast<std::size_t>(o.k.dim));
     for (std::int64_t d = 0; d < o.k.dim; ++d) {
       double k = 0, q = 0;
@@ -95,7 +96,9 @@ class Lab {
     std::vector<double> sorted = w;
     std::sort(sorted.begin(), sorted.end());
     for (std::int64_t d = 0; d < o.k.dim; ++d) {
-      const float f = static_cast<float>(std::exp2(std::trunc((w[static_cast<std::size_t>(d)] - sorted[(sorted.size() - 1) / 2]) / 2)));
+      double log2_f = std::trunc((w[static_cast<std::size_t>(d)] - sorted[(sorted.size() - 1) / 2]) / 2);
+      if (adopted) log2_f = std::clamp(log2_f, 0.0, 4.0);
+      const float f = static_cast<float>(std::exp2(log2_f));
       for (std::int64_t i = 0; i < o.q.rows; ++i) o.q.row(i)[d] *= f;
       for (std::int64_t j = 0; j < o.k.rows; ++j) o.k.row(j)[d] /= f;
     }
@@ -182,11 +185,12 @@ std::vector<LabResult> run_lab(const Case& c) {
   };
   const Operands base = lab.operands();
   const std::int64_t h_rows = c.head().seqlen_k;
-  Operands weighted = base, weighted_qk = base, weighted_tile = base;
+  Operands weighted = base, weighted_qk = base, weighted_tile = base, adopted = base;
   lab.balance(weighted, false, h_rows, 8);
   lab.balance(weighted_qk, true, h_rows, 8);
   lab.balance(weighted_tile, false, kTile, 1);
-  add("proposal", base, {});
+  lab.balance(adopted, false, kTile, 1, true);
+  add("without channel weights", base, {});
   add("per_token K", base, {.k_grain = token});
   add("K scale 0.9 absmax, clipped", base, {.clip = 0.9f});
   add("second product: residual of Q", base, {.q_parts = 2});
@@ -196,6 +200,7 @@ std::vector<LabResult> run_lab(const Case& c) {
   add("mean and trend per tile", lab.operands(kTile, true), {});
   add("channel weights from k", weighted, {});
   add("channel weights from k's first tile", weighted_tile, {});
+  add("the same, none below 1 (adopted)", adopted, {});
   add("channel weights from q and k", weighted_qk, {});
   add("channel weights (first tile), per_token K", weighted_tile, {.k_grain = token});
   add("16-bit QK in tiles above 0.02 nats", base, {.exact_above = 0.02});

@@ -14,9 +14,10 @@ using core::VFormat;
 Scheme own(Method m) { return core::default_scheme(m, DType::f16); }
 
 /// Only Q and K are rounded.
-Scheme qk_only(bool rotate, Center center, core::Grain k_grain, std::int64_t tile_n = 128) {
+Scheme qk_only(bool rotate, Center center, core::Grain k_grain, std::int64_t tile_n = 128, bool weights = false) {
   Scheme s = own(Method::chitu);
   s.rotate = rotate;
+  s.k_weights = weights;
   s.k_center = center;
   s.k_grain = k_grain;
   s.tile_n = tile_n;
@@ -58,7 +59,8 @@ std::vector<Variant> qk_variants() {
       {"global mean, no R, per_thread", qk_only(false, Center::sequence_mean, thread)},
       {"global mean, R, per_thread", qk_only(true, Center::sequence_mean, thread)},
       {"tile mean, no R, per_thread", qk_only(false, Center::tile_mean, thread)},
-      {"tile mean, R, per_thread (proposal)", qk_only(true, Center::tile_mean, thread)},
+      {"tile mean, R, per_thread", qk_only(true, Center::tile_mean, thread)},
+      {"tile mean, channel weights, R, per_thread (adopted)", qk_only(true, Center::tile_mean, thread, 128, true)},
       {"tile mean, R, per_tile", qk_only(true, Center::tile_mean, tile)},
       {"tile mean, R, per_token", qk_only(true, Center::tile_mean, token)},
       {"tile 64, R, per_thread", qk_only(true, Center::tile_mean, {64, 4}, 64)},

@@ -39,12 +39,12 @@ struct Sequences {
 
 /// Everything one call reads and writes.
 struct AttentionArgs {
-  ConstTensorView q, k, v;            ///< one dtype among f32, f16, bf16; num_heads_q is a multiple of num_heads_kv (GQA, MQA)
-  const QuantizedKV* kv = nullptr;    ///< instead of k and v
-  ConstTensorView mask;               ///< optional (data == nullptr: none), [batch, num_heads_q, seqlen_q, seqlen_k], stride 0 broadcasts, any strides;
-                                      ///< boolean: true = visible; f32, f16, bf16: added to softmax_scale * q.k in natural-log units. Not with packed sequences.
-  TensorView out;                     ///< [batch, seqlen_q, num_heads_q, head_dim_v]; dtype of q, or f32. Must not overlap an input.
-  LseView lse;                        ///< optional (data == nullptr: none): natural log-sum-exp of the masked scaled logits, -inf for a row without a key
+  ConstTensorView q, k, v;          ///< one dtype among f32, f16, bf16; num_heads_q is a multiple of num_heads_kv (GQA, MQA)
+  const QuantizedKV* kv = nullptr;  ///< instead of k and v
+  ConstTensorView mask;             ///< optional (data == nullptr: none), [batch, num_heads_q, seqlen_q, seqlen_k], stride 0 broadcasts, any strides;
+                                    ///< boolean: true = visible; f32, f16, bf16: added to softmax_scale * q.k in natural-log units. Not with packed sequences.
+  TensorView out;                   ///< [batch, seqlen_q, num_heads_q, head_dim_v]; dtype of q, or f32. Must not overlap an input.
+  LseView lse;                      ///< optional (data == nullptr: none): natural log-sum-exp of the masked scaled logits, -inf for a row without a key
   Sequences sequences;
 };
 

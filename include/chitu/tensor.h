@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 namespace chitu {
 
@@ -12,9 +13,7 @@ enum class DType : std::uint8_t { f32, f16, bf16, boolean };
 /// Bytes of one element.
 constexpr std::size_t dtype_size(DType t) { return t == DType::f32 ? 4 : t == DType::boolean ? 1 : 2; }
 /// "f32", "f16", "bf16", "bool".
-constexpr const char* dtype_name(DType t) {
-  return t == DType::f32 ? "f32" : t == DType::f16 ? "f16" : t == DType::bf16 ? "bf16" : "bool";
-}
+constexpr const char* dtype_name(DType t) { return t == DType::f32 ? "f32" : t == DType::f16 ? "f16" : t == DType::bf16 ? "bf16" : "bool"; }
 
 enum class DeviceType : std::uint8_t { cpu, cuda };
 
@@ -59,9 +58,8 @@ BasicView<Ptr, Rank> contiguous_view(Ptr data, DType dtype, const std::array<std
 /// The same memory read as [batch, num_heads, seqlen, head_dim] ("bhsd") seen as [batch, seqlen, num_heads, head_dim].
 template <class Ptr>
 BasicView<Ptr, 4> from_bhsd(BasicView<Ptr, 4> v) {
-  auto swap = [](std::array<std::int64_t, 4>& a) { const auto t = a[1]; a[1] = a[2]; a[2] = t; };
-  swap(v.shape);
-  swap(v.stride);
+  std::swap(v.shape[1], v.shape[2]);
+  std::swap(v.stride[1], v.stride[2]);
   return v;
 }
 

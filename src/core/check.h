@@ -21,7 +21,7 @@ template <class E, class... Parts>
 }  // namespace chitu::core
 
 /// CHITU_CHECK(condition, "q: want .., got ", value): InvalidArgument when the condition does not hold.
-#define CHITU_CHECK(condition, ...)                                             \
-  do {                                                                          \
+#define CHITU_CHECK(condition, ...)                                               \
+  do {                                                                            \
     if (!(condition)) ::chitu::core::fail<::chitu::InvalidArgument>(__VA_ARGS__); \
   } while (0)

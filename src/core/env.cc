@@ -1,5 +1,6 @@
 #include "core/env.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "chitu/error.h"
@@ -14,20 +15,22 @@ const Environment& environment() {
       e.method = parse_method(text);
       CHITU_CHECK(e.method, "environment CHITU_METHOD: want a method name, got '", text, "'");
     }
-    if (const char* text = std::getenv("CHITU_DISABLE")) e.disabled = text;
+    if (const char* text = std::getenv("CHITU_DISABLE")) e.disabled = parse_disabled(text);
     return e;
   }();
   return env;
 }
 
-bool is_disabled(const std::string& list, const std::string& row) {
-  for (std::size_t begin = 0; begin < list.size();) {
-    const std::size_t comma = list.find(',', begin);
-    const std::size_t end = comma == std::string::npos ? list.size() : comma;
-    if (list.compare(begin, end - begin, row) == 0) return true;
+std::vector<std::string> parse_disabled(std::string_view text) {
+  std::vector<std::string> names;
+  if (text.empty()) return names;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const std::size_t end = std::min(text.find(',', begin), text.size());
+    CHITU_CHECK(end > begin, "environment CHITU_DISABLE: want names of rows separated by commas, got an empty one in '", text, "'");
+    names.emplace_back(text.substr(begin, end - begin));
     begin = end + 1;
   }
-  return false;
+  return names;
 }
 
 }  // namespace chitu::core

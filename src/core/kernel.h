@@ -28,10 +28,10 @@ struct DeviceCaps {
 struct Problem {
   Device device{};
   DeviceCaps caps{};
-  DType dtype = DType::f32;      ///< of q, k and v
-  DType out_dtype = DType::f32;  ///< dtype, or f32
-  Scheme scheme;                 ///< method and numerics
-  std::int64_t batch = 0;        ///< sequences
+  DType dtype = DType::f32;                 ///< of q, k and v
+  DType out_dtype = DType::f32;             ///< dtype, or f32
+  Scheme scheme;                            ///< method and numerics
+  std::int64_t batch = 0;                   ///< sequences
   std::int64_t seqlen_q = 0, seqlen_k = 0;  ///< per sequence; packed: the upper bounds max_seqlen_q, max_seqlen_k
   std::int64_t total_q = 0, total_k = 0;    ///< rows of the packed tensors; else batch * seqlen
   std::int64_t num_heads_q = 0, num_heads_kv = 0, head_dim = 0, head_dim_v = 0;
@@ -39,11 +39,11 @@ struct Problem {
   DenseMask dense_mask = DenseMask::none;
   DType mask_dtype = DType::boolean;
   float softmax_scale = 0.0f;
-  bool packed = false;         ///< cu_seqlens_q and cu_seqlens_k
-  bool padded = false;         ///< seqlens_k
+  bool packed = false;  ///< cu_seqlens_q and cu_seqlens_k
+  bool padded = false;  ///< seqlens_k
   bool has_lse = false;
-  bool quantized_kv = false;   ///< args.kv instead of k and v
-  bool aligned16 = false;      ///< base addresses and strides of q, k, v and out are multiples of 16 bytes (what TMA and 16-byte copies need)
+  bool quantized_kv = false;  ///< args.kv instead of k and v
+  bool aligned16 = false;     ///< base addresses and strides of q, k, v and out are multiples of 16 bytes (what TMA and 16-byte copies need)
   std::int64_t group() const { return num_heads_kv == 0 ? 0 : num_heads_q / num_heads_kv; }  ///< a call without heads is legal
   friend bool operator==(const Problem&, const Problem&) = default;
 };
@@ -58,8 +58,8 @@ struct Call {
 struct Kernel {
   const char* name;  ///< <family>_<qk>_<pv>; f16 stands for both 16-bit floats, i8 for s8 or u8
   DeviceType device;
-  bool verified;     ///< has passed the suite on real hardware; automatic takes an unverified row only if nothing else serves
-  bool reference;    ///< a specification, not a kernel: automatic never picks it
+  bool verified;   ///< has passed the suite on real hardware; automatic takes an unverified row only if nothing else serves
+  bool reference;  ///< a specification, not a kernel: automatic never picks it
   /// Empty: serves it. Else a sentence for the user.
   std::string (*why_not)(const Problem&);
   /// Takes all workspace first and returns while ws.measuring(); sizes depend on the Problem only.
@@ -115,8 +115,8 @@ struct SequenceRange {
 
 /// Reads the arrays of `sequences` (host memory on the CPU, device memory in a kernel). Lengths are clamped to what the tensors hold, because device
 /// arrays cannot be checked without a synchronization.
-CHITU_HD inline SequenceRange sequence_range(bool packed, const std::int32_t* cu_q, const std::int32_t* cu_k, const std::int32_t* seqlens_k, std::int64_t seqlen_q,
-                                             std::int64_t seqlen_k, std::int64_t total_q, std::int64_t total_k, std::int64_t b) {
+CHITU_HD inline SequenceRange sequence_range(bool packed, const std::int32_t* cu_q, const std::int32_t* cu_k, const std::int32_t* seqlens_k,
+                                             std::int64_t seqlen_q, std::int64_t seqlen_k, std::int64_t total_q, std::int64_t total_k, std::int64_t b) {
   auto clamp = [](std::int64_t x, std::int64_t lo, std::int64_t hi) { return x < lo ? lo : (x > hi ? hi : x); };
   if (!packed) {
     const std::int64_t n = seqlens_k == nullptr ? seqlen_k : clamp(seqlens_k[b], 0, seqlen_k);

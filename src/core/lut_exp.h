@@ -37,14 +37,17 @@
 
 namespace chitu::core {
 
-constexpr std::uint32_t kLutOne = 32640;       // 255 * 128
-constexpr std::uint32_t kLutLastIndex = 960;   // 15 octaves: raw is 0. Anything nearer would leave far keys a raw weight (768: 7/32640 each)
+constexpr std::uint32_t kLutOne = 32640;      // 255 * 128
+constexpr std::uint32_t kLutLastIndex = 960;  // 15 octaves: raw is 0. Anything nearer would leave far keys a raw weight (768: 7/32640 each)
+// a quarter octave per line
+// clang-format off
 constexpr std::uint16_t kLut[64] = {
     32640, 32288, 31941, 31597, 31256, 30919, 30586, 30257, 29931, 29609, 29290, 28974, 28662, 28353, 28048, 27746,
     27447, 27151, 26859, 26569, 26283, 26000, 25720, 25443, 25169, 24898, 24630, 24364, 24102, 23842, 23585, 23331,
     23080, 22831, 22585, 22342, 22101, 21863, 21628, 21395, 21164, 20936, 20711, 20488, 20267, 20049, 19833, 19619,
     19408, 19199, 18992, 18787, 18585, 18385, 18187, 17991, 17797, 17605, 17416, 17228, 17043, 16859, 16677, 16498,
 };
+// clang-format on
 
 // Internal linkage on purpose: these are compiled in units with different instruction sets, and the linker must not merge the copies.
 static inline std::uint32_t lut_raw(std::uint32_t index) { return static_cast<std::uint32_t>(kLut[index & 63]) >> (index >> 6); }

@@ -53,8 +53,8 @@ struct Scheme {
   PSum p_sum = PSum::raw;
   float lazy_octaves = 0.0f;
   VFormat v = VFormat::input;
-  float v_range = 0.0f;         ///< largest code of e4m3 V: 448 or 2.25
-  float flag_ratio = 4.0f;      ///< s8_c3: a tile is flagged when its largest token scale exceeds flag_ratio times its smallest
+  float v_range = 0.0f;     ///< largest code of e4m3 V: 448 or 2.25
+  float flag_ratio = 4.0f;  ///< s8_c3: a tile is flagged when its largest token scale exceeds flag_ratio times its smallest
   Accumulate accumulate = Accumulate::f32;
   Exponential exponential = Exponential::f32;
   std::uint32_t log_code_mask = 0;  ///< bit w set: word w (4 keys, in a thread's order) of a tile takes its exponentials as log-code

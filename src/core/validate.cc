@@ -116,8 +116,8 @@ void check_mask(const AttentionArgs& a, const Mask& m, Problem& p) {
   p.mask.diagonal = side("mask.diagonal", m.diagonal, 0);
   p.mask.bottom_right = !m.diagonal;
   if (a.mask.data == nullptr) {
-    CHITU_CHECK(a.mask.shape == (std::array<std::int64_t, 4>{}) || last_offset("mask", a.mask) < 0,
-                "mask.data: want a pointer for shape ", shape_text(a.mask), ", got null");
+    CHITU_CHECK(a.mask.shape == (std::array<std::int64_t, 4>{}) || last_offset("mask", a.mask) < 0, "mask.data: want a pointer for shape ", shape_text(a.mask),
+                ", got null");
     return;
   }
   CHITU_CHECK(a.mask.dtype == DType::boolean || is_float(a.mask.dtype), "mask.dtype: want bool, f32, f16 or bf16, got ", dtype_name(a.mask.dtype), " (",
@@ -126,8 +126,8 @@ void check_mask(const AttentionArgs& a, const Mask& m, Problem& p) {
   check_view("mask", a.mask, a.q.device);
   const std::array<std::int64_t, 4> want = {p.batch, p.num_heads_q, p.seqlen_q, p.seqlen_k};
   for (int i = 0; i < 4; ++i) {
-    CHITU_CHECK(a.mask.shape[i] == want[i] || a.mask.shape[i] == 1, "mask.shape: want [batch, num_heads_q, seqlen_q, seqlen_k] = [", want[0], ", ", want[1], ", ",
-                want[2], ", ", want[3], "] (1 broadcasts), got ", shape_text(a.mask));
+    CHITU_CHECK(a.mask.shape[i] == want[i] || a.mask.shape[i] == 1, "mask.shape: want [batch, num_heads_q, seqlen_q, seqlen_k] = [", want[0], ", ", want[1],
+                ", ", want[2], ", ", want[3], "] (1 broadcasts), got ", shape_text(a.mask));
   }
   p.dense_mask = a.mask.dtype == DType::boolean ? DenseMask::boolean : DenseMask::additive;
   p.mask_dtype = a.mask.dtype;
@@ -135,7 +135,8 @@ void check_mask(const AttentionArgs& a, const Mask& m, Problem& p) {
 
 void check_outputs(const AttentionArgs& a, const std::array<std::int64_t, 4>& out_shape, Problem& p) {
   check_view("out", a.out, a.q.device);
-  CHITU_CHECK(a.out.shape == out_shape, "out.shape: want [", out_shape[0], ", ", out_shape[1], ", ", out_shape[2], ", ", out_shape[3], "], got ", shape_text(a.out));
+  CHITU_CHECK(a.out.shape == out_shape, "out.shape: want [", out_shape[0], ", ", out_shape[1], ", ", out_shape[2], ", ", out_shape[3], "], got ",
+              shape_text(a.out));
   CHITU_CHECK(a.out.dtype == a.q.dtype || a.out.dtype == DType::f32, "out.dtype: want the dtype of q (", dtype_name(a.q.dtype), ") or f32, got ",
               dtype_name(a.out.dtype));
   CHITU_CHECK(out_shape[3] <= 1 || a.out.stride[3] == 1, "out.stride[3]: want 1 (head_dim contiguous), got ", a.out.stride[3]);
@@ -208,8 +209,8 @@ Problem validate(const AttentionArgs& a, const AttentionOptions& o) {
   p.num_heads_q = a.q.shape[2];
   p.head_dim = a.q.shape[3];
   check_kv(a, p);
-  CHITU_CHECK(p.num_heads_kv == 0 ? p.num_heads_q == 0 : p.num_heads_q % p.num_heads_kv == 0, "k.shape[2] (num_heads_kv): want a divisor of num_heads_q = ",
-              p.num_heads_q, ", got ", p.num_heads_kv);
+  CHITU_CHECK(p.num_heads_kv == 0 ? p.num_heads_q == 0 : p.num_heads_q % p.num_heads_kv == 0,
+              "k.shape[2] (num_heads_kv): want a divisor of num_heads_q = ", p.num_heads_q, ", got ", p.num_heads_kv);
   const std::array<std::int64_t, 4> out_shape = {p.batch, p.seqlen_q, p.num_heads_q, p.head_dim_v};
   check_sequences(a, p);
   check_mask(a, o.mask, p);

@@ -9,7 +9,7 @@ namespace chitu::core {
 /// so sizes cannot drift.
 class Workspace {
  public:
-  Workspace() = default;                                                                              ///< measures
+  Workspace() = default;  ///< measures
   Workspace(void* memory, std::size_t bytes) : memory_(static_cast<char*>(memory)), bytes_(bytes), measuring_(false) {}
 
   static constexpr std::size_t kAlign = 256;

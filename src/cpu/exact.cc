@@ -37,7 +37,7 @@ void run_exact(const core::Call& call, core::Workspace& ws) {
 
 namespace f32_f32 {
 std::string why_not(const core::Problem& p) {
-  const std::string why = why_not_exact(p);
+  std::string why = why_not_exact(p);
   if (!why.empty()) return why;
   return p.dtype == DType::f32 ? "" : "takes f32 inputs";
 }
@@ -46,7 +46,7 @@ void run(const core::Call& call, core::Workspace& ws) { run_exact(call, ws); }
 
 namespace f16_f16 {
 std::string why_not(const core::Problem& p) {
-  const std::string why = why_not_exact(p);
+  std::string why = why_not_exact(p);
   if (!why.empty()) return why;
   return p.dtype != DType::f32 ? "" : "takes f16 and bf16 inputs";
 }

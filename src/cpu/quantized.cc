@@ -66,6 +66,10 @@ BlobHeader check_blob(const QuantizedKV& kv, const core::Problem& p) {
   const BlobHeader want = blob_header(q);
   CHITU_CHECK(std::memcmp(&want, &h, sizeof h) == 0, "kv: its fields (method, dtype, batch, seqlen, heads, head_dim) differ from the header of the blob");
   CHITU_CHECK(kv.bytes >= static_cast<std::size_t>(h.bytes), "kv.bytes: want ", h.bytes, ", got ", kv.bytes);
+  const auto* lengths = reinterpret_cast<const std::int64_t*>(static_cast<const unsigned char*>(kv.data) + 256);
+  for (std::int64_t b = 0; b < h.batch; ++b) {
+    CHITU_CHECK(lengths[b] >= 0 && lengths[b] <= h.seqlen, "kv.data: want lengths of 0..", h.seqlen, " in the blob, got ", lengths[b], " at ", b);
+  }
   return h;
 }
 

@@ -43,7 +43,7 @@ struct QuantizedView {
 
 BlobHeader blob_header(const core::QuantizeProblem& p);
 QuantizedView view_of_blob(const void* data, const BlobHeader& header);
-/// Throws InvalidArgument when the blob is not what `kv` says.
+/// Throws InvalidArgument when the blob is not what `kv` says, or its lengths are none.
 BlobHeader check_blob(const QuantizedKV& kv, const core::Problem& p);
 
 std::string quantize_why_not(const core::QuantizeProblem& p);

@@ -8,8 +8,11 @@ import json
 import math
 import os
 import pathlib
+import signal
 import struct
+import subprocess
 import sys
+import time
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -156,6 +159,36 @@ class Run(Case):
         self.make(sq=0)
         out, lse = self.run_good()
         self.assertEqual((out[0], out[1]), (self.q_shape, []))
+
+    def start_endless(self, **options):
+        """A run that takes long, once its temporary files are there."""
+        self.make(h=1, hkv=1, sq=40000, sk=40000, d=4)
+        command = [case.CHITU, "run", *self.inputs(), "--out", self.path("out.npy"), "--lse", self.path("lse.npy"), "--method", "sage2", "--device", "cpu", "--threads", "1"]
+        process = subprocess.Popen([str(x) for x in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+        self.addCleanup(process.kill)
+        deadline = time.monotonic() + 60
+        while len(list(self.folder.glob(".chitu-*"))) < 2:
+            self.assertIsNone(process.poll())
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        return process
+
+    def test_a_signal_leaves_no_file(self):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with self.subTest(number):
+                process = self.start_endless()
+                process.send_signal(number)
+                process.communicate(timeout=20)
+                self.assertEqual(process.returncode, -number)
+                self.assertEqual({file.name for file in self.folder.iterdir()}, {"q.npy", "k.npy", "v.npy"})
+
+    def test_an_ignored_signal_stays_ignored(self):
+        process = self.start_endless(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))  # as nohup does
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        self.assertIsNone(process.poll())
+        process.terminate()
+        process.communicate(timeout=20)
 
     def test_overwrites_old_output(self):
         self.make()

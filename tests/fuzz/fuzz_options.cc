@@ -1,12 +1,15 @@
 // libFuzzer target: any bytes as a call. plan() accepts it or throws an exception of the library; what it accepts runs on buffers of exactly the size
 // that the views span (AddressSanitizer sees one byte beyond), and the result obeys bounds that hold for every method (tests/common/oracle.h).
+// One call of eight reads K and V from a blob of quantize_kv, whole or damaged: a damaged one is refused, or the result is right all the same.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "chitu/chitu.h"
 #include "common/oracle.h"
@@ -255,10 +258,22 @@ void check_result(const AttentionArgs& a, const AttentionOptions& o, const Plan&
       }
 }
 
+/// More products of q and k than a fuzzer should wait for.
+bool too_long(const ConstTensorView& q, std::int64_t seqlen_k) {
+  double work = static_cast<double>(seqlen_k);
+  for (auto n : q.shape) work *= static_cast<double>(n);
+  return work > 3e6;
+}
+
+Memory workspace_of(std::size_t bytes) {
+  if (bytes == 0) return {};
+  Memory memory(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
+  std::memset(memory.get(), 0xFF, bytes);
+  return memory;
+}
+
 void run_call(AttentionArgs a, const AttentionOptions& o, std::uint64_t seed) {
-  double work = 1;
-  for (auto n : a.q.shape) work *= static_cast<double>(n);
-  if (work * static_cast<double>(a.k.shape[1]) > 3e6) return;
+  if (too_long(a.q, a.k.shape[1])) return;
   Memory memory[6];
   if (!allocate(a.q, memory[0], seed, true) || !allocate(a.k, memory[1], seed + 1, true) || !allocate(a.v, memory[2], seed + 2, true) ||
       !allocate(a.mask, memory[3], seed + 3, true) || !allocate(a.out, memory[4], 0, false) || !allocate(a.lse, memory[5], 0, false)) {
@@ -266,9 +281,139 @@ void run_call(AttentionArgs a, const AttentionOptions& o, std::uint64_t seed) {
   }
   const Plan p = plan(a, o);
   if (p.workspace_bytes() > (1u << 26)) return;
-  Memory workspace(p.workspace_bytes() == 0 ? nullptr : std::aligned_alloc(256, (p.workspace_bytes() + 255) / 256 * 256));
-  if (workspace) std::fill_n(static_cast<std::uint8_t*>(workspace.get()), p.workspace_bytes(), std::uint8_t{0xFF});
+  const Memory workspace = workspace_of(p.workspace_bytes());
   run(p, a, workspace.get());
+  check_result(a, o, p);
+}
+
+/// K and V of a call as a blob, and what may be wrong with it.
+struct Cache {
+  QuantizedKV kv;
+  std::vector<std::uint8_t> bytes;
+  std::int32_t lengths[4] = {};  ///< that it was made with
+  std::int64_t misaligned = 0;
+  bool null = false;
+  bool judge = true;  ///< the content is still that of K and V
+};
+
+constexpr std::size_t kFields = 16, kLengths = 256;  // of the header: five int64 (batch, seqlen, heads, head_dim, head_dim_v), four of the layout
+
+void put(std::vector<std::uint8_t>& bytes, std::size_t at, std::int64_t x) {
+  if (at + sizeof x <= bytes.size()) std::memcpy(bytes.data() + at, &x, sizeof x);
+}
+
+/// One thing about the blob becomes something else.
+void damage(Reader& r, Cache& c) {
+  QuantizedKV& kv = c.kv;
+  std::int64_t* fields[] = {&kv.batch, &kv.seqlen, &kv.num_heads_kv, &kv.head_dim, &kv.head_dim_v};
+  const std::size_t field = static_cast<std::size_t>(r.below(9));
+  const std::int64_t x = r.number();
+  switch (r.below(12)) {
+    case 0:  // a truncated file, or one with something behind it
+      kv.bytes = static_cast<std::size_t>(r.below(2) == 0 ? x : static_cast<std::int64_t>(kv.bytes) - r.byte());
+      break;
+    case 1:
+      *fields[field % 5] = x;
+      break;
+    case 2:
+      put(c.bytes, kFields + 8 * field, x);
+      break;
+    case 3:  // a header that agrees with what the caller says: within a tile nothing else tells how many keys there were
+      *fields[field % 5] = x, put(c.bytes, kFields + 8 * (field % 5), x), c.judge = false;
+      break;
+    case 4:
+      if (!c.bytes.empty())
+        c.bytes[static_cast<std::size_t>(r.byte()) % std::min<std::size_t>(c.bytes.size(), 256)] ^= static_cast<std::uint8_t>(1 + r.below(255));
+      break;
+    case 5:
+      put(c.bytes, kLengths + 8 * static_cast<std::size_t>(r.below(3)), x), c.judge = false;
+      break;
+    case 6:  // codes, scales, means
+      for (std::size_t at = kLengths + 8 * static_cast<std::size_t>(kv.batch) + r.byte(); at < c.bytes.size(); at += 1 + static_cast<std::size_t>(x & 1023)) {
+        c.bytes[at] ^= static_cast<std::uint8_t>(field + 0x80);
+      }
+      c.judge = false;
+      break;
+    case 7:
+      kv.dtype = static_cast<DType>(r.byte());
+      break;
+    case 8:
+      kv.method = static_cast<Method>(r.byte());
+      break;
+    case 9:
+      kv.device = {static_cast<DeviceType>(r.below(2)), static_cast<int>(x)};
+      break;
+    case 10:
+      c.misaligned = r.byte();
+      break;
+    default:
+      c.null = true;
+  }
+}
+
+/// False when the call is too large, or has no blob.
+bool make_cache(Reader& r, AttentionArgs& a, std::uint64_t seed, Memory* memory, Cache& cache) {
+  QuantizeOptions options;
+  if (r.below(8) == 0) options.method = static_cast<Method>(r.below(10));
+  options.seqlens_k = a.sequences.seqlens_k;
+  const std::size_t bytes = quantized_kv_bytes(a.k, a.v, options), scratch = quantize_kv_workspace_bytes(a.k, a.v, options);
+  if (bytes > (1u << 21) || scratch > (1u << 26) || !allocate(a.k, memory[0], seed, true) || !allocate(a.v, memory[1], seed + 1, true)) return false;
+  const Memory blob = workspace_of(bytes), workspace = workspace_of(scratch);
+  cache.kv = quantize_kv(a.k, a.v, options, blob.get(), workspace.get());
+  const auto* first = static_cast<const std::uint8_t*>(blob.get());
+  cache.bytes.assign(first, first + bytes);
+  for (std::int64_t b = 0; b < a.k.shape[0]; ++b)
+    cache.lengths[b] = options.seqlens_k == nullptr ? static_cast<std::int32_t>(a.k.shape[1]) : options.seqlens_k[b];
+  return true;
+}
+
+/// A call that reads a blob of exactly the bytes its view claims; its plan may have been made for the blob before the damage.
+void cached_call(Reader& r, AttentionArgs a, AttentionOptions o, std::int32_t* lengths, std::uint8_t kind) {
+  if (too_long(a.q, a.k.shape[1])) return;
+  Memory memory[6];
+  Cache cache;
+  if (!make_cache(r, a, kind, memory, cache)) return;
+  const ConstTensorView k = a.k, v = a.v;
+  a.k = a.v = {};
+  if (r.below(4) != 0) o.method = Method::automatic;
+  const QuantizedKV whole = cache.kv;
+  for (int i = kind / 4 % 4; i > 1; --i) damage(r, cache);
+  if (r.below(8) == 0) spoil(r, a, o, lengths);
+  if (a.sequences.seqlens_k != nullptr && a.q.shape[0] > 3) return;
+  if (r.below(8) == 0) a.sequences.seqlens_k = nullptr;
+  const std::size_t size = cache.kv.bytes, given = std::min<std::size_t>(size, 1u << 22);
+  void* blob = nullptr;
+  if (posix_memalign(&blob, 256, given + static_cast<std::size_t>(cache.misaligned)) != 0) return;
+  const Memory owner(blob);
+  auto* at = static_cast<std::uint8_t*>(blob) + cache.misaligned;
+  std::memset(at, 0, given);
+  std::memcpy(at, cache.bytes.data(), std::min(given, cache.bytes.size()));
+  cache.kv.data = cache.null ? nullptr : at;
+  a.kv = &cache.kv;
+  const bool late = r.below(4) == 0;
+  QuantizedKV before = whole;
+  before.data = at;
+  AttentionArgs planned = a;
+  if (late) planned.kv = &before;
+  plan(planned, o);
+  explain(planned, o);
+  if (size > given) return;  // it claims bytes that it does not have: the caller's word, as for any pointer
+  if (!allocate(a.q, memory[2], kind + 2u, true) || !allocate(a.mask, memory[3], kind + 3u, true) || !allocate(a.out, memory[4], 0, false) ||
+      !allocate(a.lse, memory[5], 0, false)) {
+    return;
+  }
+  planned = a;
+  if (late) planned.kv = &before;
+  const Plan p = plan(planned, o);
+  if (p.workspace_bytes() > (1u << 26)) return;
+  const Memory workspace = workspace_of(p.workspace_bytes());
+  run(p, a, workspace.get());
+  for (std::int64_t b = 0; b < a.q.shape[0]; ++b) {
+    const std::int64_t length = a.sequences.seqlens_k == nullptr ? k.shape[1] : a.sequences.seqlens_k[b];
+    if (length != cache.lengths[b]) return;  // statistics of other keys than the call sees: the bounds do not hold
+  }
+  if (!cache.judge) return;
+  a.kv = nullptr, a.k = k, a.v = v;
   check_result(a, o, p);
 }
 
@@ -282,11 +427,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::uint8_t kind = r.byte();
   legal_call(r, args, options, lengths);
   if (kind % 4 == 3) pack(r, args, cu);
-  for (int i = kind / 4 % 4; i > 1; --i) spoil(r, args, options, lengths);
+  const bool cached = kind / 16 % 8 == 7;
+  for (int i = cached ? 0 : kind / 4 % 4; i > 1; --i) spoil(r, args, options, lengths);
   // The caller owns the arrays: that they hold as many lengths as the call has sequences cannot be checked.
   const std::int64_t sequences = args.sequences.cu_seqlens_q != nullptr ? args.sequences.batch : args.q.shape[0];
   if (sequences > 3 && (args.sequences.cu_seqlens_q != nullptr || args.sequences.seqlens_k != nullptr)) return 0;
   try {
+    if (cached) {
+      cached_call(r, args, options, lengths, kind);
+      return 0;
+    }
     plan(args, options);
     explain(args, options);
     run_call(args, options, kind);

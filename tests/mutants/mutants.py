@@ -26,6 +26,7 @@ FRONT = [
     ("lse may lie in the mask", "src/core/validate.cc", "  apart(\"lse\", \"mask\", lse, byte_range(\"mask\", a.mask));\n", "", "test_validate", "*"),
     ("seqlens_k one too long accepted", "src/core/validate.cc", "s.seqlens_k[b] <= p.seqlen_k,", "s.seqlens_k[b] <= p.seqlen_k + 1,", "test_validate", "*"),
     ("a forced kernel is a wish", "src/attention.cc", "if (!options.kernel.empty() && options.kernel != row.name) return", "if (false) return", "test_plan", "*Forced*"),
+    ("a misspelt row is not disabled", "src/attention.cc", "CHITU_CHECK(unknown.empty(),", "CHITU_CHECK(true,", "test_plan", "*Disable*"),
     ("run trusts the shapes", "src/attention.cc", "CHITU_CHECK(p == impl.problem,", "CHITU_CHECK(p.dtype == impl.problem.dtype,", "test_validate", "*Run*"),
     ("automatic takes chitu_fast", "src/core/policy.h", "? Method::chitu_int8 : Method::chitu;", "? Method::chitu_fast : Method::chitu;", "test_plan", "*Automatic*"),
 ]
@@ -41,6 +42,7 @@ CPU = [
     ("merge reads an empty side", "src/cpu/merge.cc", "const float a = empty_a ? 0.0f : wa * oa[d]", "const float a = wa * oa[d]", "test_merge", "*Empty*"),
     ("merge forgets the level", "src/cpu/merge.cc", "m0 + std::log(z)", "std::log(z)", "test_merge", "*Formula*"),
     ("cache ignores the lengths", "src/cpu/quantized.cc", "lengths[b] = work.sequence(b).range.k_len;", "lengths[b] = q.seqlen_k;", "test_quantize_kv", "*Lengths*"),
+    ("a blob's lengths are believed", "src/cpu/quantized.cc", "CHITU_CHECK(lengths[b] >= 0 && lengths[b] <= h.seqlen,", "CHITU_CHECK(true,", "test_quantize_kv", "*ABlob*"),
     ("mean of a ragged tile over all its slots", "src/cpu/device/quantize-inl.h", "Simd::set(128.0f / static_cast<float>(count))", "Simd::set(128.0f / static_cast<float>(kTile))",
      "test_kernels", "Cases/*/0"),
     ("K scale of the neighbouring group", "src/cpu/device/lut_softmax-inl.h", "Simd::mul(Simd::load(t.q_factor + v * kL), Simd::set(t.head->k_scale[g]));\n    off[g]",

@@ -54,8 +54,19 @@ struct RowState {
   }
 };
 
-// Scores to packed weights. Masked columns get 0, by predicate. sum: of the unrounded weights, two terms per row.
-template <bool kMasked, bool kBf16, int kCount, class Score>
+// Logits of this size and more leave their product's exact value octaves away from its rounded one, which m is made of: a row whose base reaches it takes
+// rounded products. core/scheme.h has the same number for the lag of the maximum.
+constexpr float kHuge = 1048576.f;
+__device__ __forceinline__ bool is_huge(float base) { return fabsf(base) >= kHuge; }
+
+// The logit that m and base are made of, without its bias.
+template <class Score>
+__device__ __forceinline__ float rounded_logit(Score s, float c) {
+  return __fmul_rn(to_f32(s), c);
+}
+
+// Scores to packed weights. Masked columns get 0, by predicate. sum: of the unrounded weights, two terms per row. kHugeRows: rows may be huge.
+template <bool kMasked, bool kBf16, bool kHugeRows = false, int kCount, class Score>
 __device__ __forceinline__ void make_weights(const Score (&s)[kCount], uint32_t (&packed)[kCount / 2], float (&sum)[4], const float (&base)[2],
                                              const RowScale& scale, const VisibleColumns (&columns)[2]) {
 #pragma unroll
@@ -65,6 +76,7 @@ __device__ __forceinline__ void make_weights(const Score (&s)[kCount], uint32_t 
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       float x = fmaf(to_f32(s[i + e]), scale.c[r], base[r]);
+      if constexpr (kHugeRows) x = is_huge(base[r]) ? __fadd_rn(rounded_logit(s[i + e], scale.c[r]), base[r]) : x;
       if constexpr (kMasked) x = visible(columns[r], i / 4 * 8 + e) ? x : kLowest<float>;
       p[e] = ptx::exp2_approx(x);
       sum[r * 2 + e] += p[e];
@@ -88,7 +100,7 @@ __device__ __forceinline__ void row_levels(const Score (&s)[kCount], float (&lev
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     Score t = score_max(score_max(top[r][0], top[r][1]), score_max(top[r][2], top[r][3]));
-    level[r] = fmaf(to_f32(t), scale.c[r], scale.bias[r]);
+    level[r] = __fadd_rn(rounded_logit(t, scale.c[r]), scale.bias[r]);
     if (kMasked && t == kLowest<Score>) level[r] = kLowest<float>;
   }
 }

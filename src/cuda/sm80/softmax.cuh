@@ -264,11 +264,12 @@ __device__ __forceinline__ void weights_u8(const ValueTile& v, const float (&bia
       const float log_t[2] = {__log2f(t.x), __log2f(t.y)};
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        visible[e / 2] += ptx::exp2_approx(x[j][e] - finite_or_zero_max(top[e / 2]));
-        x[j][e] += log_t[e % 2];
+        const float below = x[j][e] - finite_or_zero_max(top[e / 2]);  // first, so that a huge score swallows no log2 t
+        visible[e / 2] += ptx::exp2_approx(below);
+        x[j][e] = below + log_t[e % 2];
       }
     }
-    row_max<T>(x, reference);
+    row_max<T>(x, reference);  // counted from top
   } else {
     reference[0] = top[0];
     reference[1] = top[1];
@@ -285,7 +286,7 @@ __device__ __forceinline__ void weights_u8(const ValueTile& v, const float (&bia
     const bool correct = flagged || fabsf(lost) > sum * 0.015625f;
     const float m = finite_or_zero_max(state.m[r]);
     const float e = ptx::exp2_approx(level[r] - m);
-    float weight = flagged ? ptx::exp2_approx(reference[r] + bias[r] - m) : v.tile_scale * e;
+    float weight = flagged ? e * ptx::exp2_approx(reference[r]) : v.tile_scale * e;
     if (top[r] == minus_infinity()) weight = 0.0f;  // a row that sees nothing of the tile is not touched by a NaN scale
     state.l[r] = state.l[r] * fold.keep[r] + e * (correct ? true_sum : rounded);
     state.lse_sum[r] = state.lse_sum[r] * fold.keep[r] + e * true_sum;

@@ -56,6 +56,7 @@ struct Consumer : ConsumerBase<T> {
     raise_reference(state, level, {true, true});
     weight_base(base);
     make_weights<kMasked, T::kBf16>(s, packed[T::kOverlap * kStage], sum, base, scale, columns);
+    settle_huge<kMasked, kStage>(base, sum, columns);
     state.l[0] += sum[0] + sum[1];
     state.l[1] += sum[2] + sum[3];
   }
@@ -68,7 +69,7 @@ struct Consumer : ConsumerBase<T> {
     float sum[4] = {}, base[2];
     weight_base(base);
     make_weights<kMasked, T::kBf16>(s, packed[T::kOverlap * kStage], sum, base, scale, columns);
-    bool outgrown[2] = {sum[0] + sum[1] > kWeightLimit<T::kBf16>, sum[2] + sum[3] > kWeightLimit<T::kBf16>};
+    bool outgrown[2] = {sum[0] + sum[1] > kWeightLimit<T::kBf16> || is_huge(base[0]), sum[2] + sum[3] > kWeightLimit<T::kBf16> || is_huge(base[1])};
     state.rescale = __any_sync(~0u, outgrown[0] || outgrown[1]);
     if (state.rescale) settle<kMasked, kStage>(outgrown, sum, columns);
     state.l[0] += sum[0] + sum[1];
@@ -76,7 +77,7 @@ struct Consumer : ConsumerBase<T> {
   }
 
   // Serial: no registers to keep S for a second try, so the maximum comes first.
-  template <bool kMasked>
+  template <bool kMasked, int kStage>
   __device__ __forceinline__ void careful_softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
     VisibleColumns columns[2];
     this->template visible_columns<kMasked>(w, n, columns);
@@ -87,6 +88,7 @@ struct Consumer : ConsumerBase<T> {
     if (state.rescale) raise_reference(state, level, outgrown);
     weight_base(base);
     make_weights<kMasked, T::kBf16>(s, packed[0], sum, base, scale, columns);
+    settle_huge<kMasked, kStage>(base, sum, columns);
     state.l[0] += sum[0] + sum[1];
     state.l[1] += sum[2] + sum[3];
   }
@@ -119,23 +121,53 @@ struct Consumer : ConsumerBase<T> {
     }
   }
 
-  // Rare: some row outgrew its m.
+  // Rare: some row is huge.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void settle_huge(const float (&base)[2], float (&sum)[4], const VisibleColumns (&columns)[2]) {
+    if (!__any_sync(~0u, is_huge(base[0]) || is_huge(base[1]))) return;
+    float top[2], level[2];
+    find_tops<kMasked, kStage>(top, level, columns);
+    rebuild<kMasked, kStage>(top, level, sum, columns);
+  }
+
+  // Rare: some row outgrew its m, or is huge.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void settle(const bool (&outgrown)[2], float (&sum)[4], const VisibleColumns (&columns)[2]) {
-    float level[2] = {kLowest<float>, kLowest<float>}, base[2];
+    float top[2], level[2];
+    find_tops<kMasked, kStage>(top, level, columns);
+    raise_reference(state, level, outgrown);
+    rebuild<kMasked, kStage>(top, level, sum, columns);
+  }
+
+  // The tile's largest logit of each row, without and with its bias.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void find_tops(float (&top)[2], float (&level)[2], const VisibleColumns (&columns)[2]) {
     Score s[4];
+    top[0] = top[1] = kLowest<float>;
 #pragma unroll 1
     for (int block = 0; block < T::kTileN / 8; ++block) {
       recompute_scores<kStage>(block, s);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (!kMasked || visible(columns[i / 2], block * 8 + i % 2)) {
-          level[i / 2] = fmaxf(level[i / 2], fmaf(to_f32(s[i]), scale.c[i / 2], scale.bias[i / 2]));
-        }
-      }
+      for (int i = 0; i < 4; ++i)
+        if (!kMasked || visible(columns[i / 2], block * 8 + i % 2)) top[i / 2] = fmaxf(top[i / 2], rounded_logit(s[i], scale.c[i / 2]));
     }
-    raise_reference(state, level, outgrown);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      top[r] = quad_max(top[r]);
+      level[r] = __fadd_rn(top[r], scale.bias[r]);
+    }
+  }
+
+  // The weights once more, against the m that is now.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void rebuild(const float (&top)[2], const float (&level)[2], float (&sum)[4], const VisibleColumns (&columns)[2]) {
+    float base[2];
+    Score s[4];
     weight_base(base);
+    // of a huge row not by way of the bias, whose rounding would put it octaves away from the tile's largest key
+#pragma unroll
+    for (int r = 0; r < 2; ++r)
+      if (is_huge(base[r]) && top[r] != kLowest<float>) base[r] = __fadd_rn(level[r] - state.m[r] - top[r], T::kOffset);
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum[i] = 0.f;
 #pragma unroll
@@ -143,7 +175,7 @@ struct Consumer : ConsumerBase<T> {
       recompute_scores<kStage>(block, s);
       VisibleColumns shifted[2] = {{columns[0].first - block * 8, columns[0].count}, {columns[1].first - block * 8, columns[1].count}};
       uint32_t(&to)[2] = reinterpret_cast<uint32_t(&)[2]>(packed[T::kOverlap * kStage][block * 2]);
-      make_weights<kMasked, T::kBf16>(s, to, sum, base, scale, shifted);
+      make_weights<kMasked, T::kBf16, true>(s, to, sum, base, scale, shifted);
     }
   }
 
@@ -163,7 +195,7 @@ struct Consumer : ConsumerBase<T> {
     this->template issue_qk<kStage>(s);
     ptx::wgmma_wait<0>();
     ptx::pin(s);
-    careful_softmax<kMasked>(w, n, s);
+    careful_softmax<kMasked, kStage>(w, n, s);
     finish_serial_step<kStage>(w, n);
   }
 
