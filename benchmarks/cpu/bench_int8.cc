@@ -71,8 +71,17 @@ int main(int argc, char** argv) {
     parallel_run(heads, threads, [&](std::int64_t h, int) { isa.channel_weights({v.data() + h * hd, stride, Elem::f16}, n, hd, l.dv, &c[h * 256], &ci[h * 256]); });
     parallel_run(heads * tiles, threads, [&](std::int64_t i, int slot) {
       const std::int64_t h = i / tiles;
-      const QuantizeArgs a{{k.data() + h * hd, stride, Elem::f16}, {v.data() + h * hd, stride, Elem::f16}, n, l, blob + h * tiles * l.bytes,
-                           &ci[h * 256], nullptr, factor, KQuant::tile_groups, true, 4.0f};
+      const QuantizeArgs a{{k.data() + h * hd, stride, Elem::f16},
+                           {v.data() + h * hd, stride, Elem::f16},
+                           n,
+                           l,
+                           blob + h * tiles * l.bytes,
+                           &ci[h * 256],
+                           nullptr,
+                           factor,
+                           KQuant::tile_groups,
+                           true,
+                           4.0f};
       isa.quantize_tile(a, i % tiles, scratch + slot * scratch_bytes);
     });
     const double t1 = seconds(clock);

@@ -36,7 +36,9 @@ struct QuantizedView {
   }
   float* factors(float* array, std::int64_t sequence, std::int64_t head) const { return array == nullptr ? nullptr : array + (sequence * heads + head) * channels; }
   /// Of one of the arrays of [dk].
-  float* of_keys(float* array, std::int64_t sequence, std::int64_t head) const { return array == nullptr ? nullptr : array + (sequence * heads + head) * layout.dk; }
+  float* of_keys(float* array, std::int64_t sequence, std::int64_t head) const {
+    return array == nullptr ? nullptr : array + (sequence * heads + head) * layout.dk;
+  }
 };
 
 BlobHeader blob_header(const core::QuantizeProblem& p);

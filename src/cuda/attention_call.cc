@@ -51,12 +51,13 @@ View v16_view(const KvShape& s, const std::uint16_t* v16) {
 
 }  // namespace
 
-Operands prepare(const Call& call, Workspace& ws) {
+Operands prepare(const Call& call, Workspace& ws, bool e4m3_tiles) {
   const Problem& p = call.problem;
   const AttentionArgs& a = call.args;
   Operands o{};
   o.sequence = make_sequence(p, a.sequences);
   KvShape shape = kv_shape(p, o.sequence);
+  shape.e4m3_tiles = e4m3_tiles;
   const bool mean_dot = p.has_lse && p.scheme.k_center == Center::sequence_mean;
   o.q = take_q(p, o.sequence, mean_dot, ws);
   const cudaStream_t stream = stream_of(call.stream);

@@ -15,8 +15,8 @@ struct Operands {
   View v;  ///< 16 bits, where the row has 16-bit PV
 };
 
-/// Takes the workspace of the pre-pass and, unless measuring, launches it.
-Operands prepare(const core::Call& call, core::Workspace& ws);
+/// Takes the workspace of the pre-pass and, unless measuring, launches it. e4m3_tiles: KvShape's.
+Operands prepare(const core::Call& call, core::Workspace& ws, bool e4m3_tiles = false);
 
 void run_sm80_exact(const core::Call& call, core::Workspace& ws);
 void run_sm80_quantized(const core::Call& call, core::Workspace& ws);

@@ -86,7 +86,7 @@ struct QuantizeVParams {
   float* v_scale;         ///< [batch, heads, head_dim]: multiplies the output's channel
   std::uint16_t* v16;     ///< [tensor batch, rows of k, heads, head_dim] f16 values
   std::uint8_t* v8;       ///< e4m3 codes, the same shape (pre-quantized caches)
-  std::int8_t* v8t;       ///< [tensor batch, heads, tiles_k, head_dim, 128]: keys of 16 in the order of an mma thread (value_position)
+  std::int8_t* v8t;       ///< [tensor batch, heads, tiles_k, head_dim, 128]: keys of 16 in the order of an mma thread (value_position); int8 or e4m3
   float* token_scale;     ///< c3: [.., tiles_k, 128]
   float* tile_mean;       ///< c3: [.., tiles_k, head_dim]: mean of the codes
   float* shift_limit;     ///< c3: [.., tiles_k]: tau of a flagged tile, 0 of a plain one

@@ -34,7 +34,7 @@ bool needs_absmax(const KvShape& s) { return !v_as_it_is(s); }
 VCodes v_codes(const KvShape& s) {
   switch (s.scheme.v) {
     case VFormat::e4m3_channel:
-      return s.blob ? VCodes::e4m3 : VCodes::e4m3_as_f16;
+      return s.e4m3_tiles ? VCodes::e4m3_tiles : s.blob ? VCodes::e4m3 : VCodes::e4m3_as_f16;
     case VFormat::s8_tensor:
       return VCodes::s8_tensor;
     case VFormat::s8_c3:
@@ -64,7 +64,7 @@ KvBuffers take_kv(const KvShape& s, core::Workspace& ws) {
   const std::int64_t elements = rows * s.heads * code_dim(s.head_dim_v);
   if (codes == VCodes::copy || codes == VCodes::f16 || codes == VCodes::e4m3_as_f16) b.v16 = ws.take<std::uint16_t>(elements);
   if (codes == VCodes::e4m3) b.v8 = ws.take<std::uint8_t>(elements);
-  if (codes == VCodes::s8_tensor || codes == VCodes::s8_c3) b.v8t = ws.take<std::int8_t>(tiles * s.head_dim_v * kTile);
+  if (codes == VCodes::s8_tensor || codes == VCodes::s8_c3 || codes == VCodes::e4m3_tiles) b.v8t = ws.take<std::int8_t>(tiles * s.head_dim_v * kTile);
   if (codes == VCodes::s8_c3) {
     b.token_scale = ws.take<float>(tiles * kTile);
     b.tile_mean = ws.take<float>(tiles * s.head_dim_v);

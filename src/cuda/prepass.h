@@ -18,6 +18,7 @@ struct KvShape {
   Sequence sequence;
   int heads, head_dim, head_dim_v;
   bool blob;  ///< everything is stored, 8-bit V as 8 bits
+  bool e4m3_tiles = false;  ///< e4m3 V in the layout of v8t, for kernels that multiply 8 bits
 };
 
 /// Null where the method has no such buffer.

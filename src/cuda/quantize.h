@@ -24,8 +24,8 @@ void channel_absmax(const StatisticsParams& p, int step, cudaStream_t stream);
 /// c[d] of docs/methods.md part 1. absmax: of every 8th token.
 void channel_weights(const StatisticsParams& p, const float* absmax, cudaStream_t stream);
 
-/// copy: 16-bit V as it is; f16: a channel beyond f16 is scaled by a power of two.
-enum class VCodes { copy, f16, e4m3_as_f16, e4m3, s8_tensor, s8_c3 };
+/// copy: 16-bit V as it is; f16: a channel beyond f16 is scaled by a power of two; e4m3_tiles: in the layout of v8t.
+enum class VCodes { copy, f16, e4m3_as_f16, e4m3, e4m3_tiles, s8_tensor, s8_c3 };
 void quantize_v(const QuantizeVParams& p, VCodes codes, cudaStream_t stream);
 /// e4m3 codes of a pre-quantized cache to f16.
 void unpack_v(const std::uint8_t* codes, std::uint16_t* v16, std::int64_t n, cudaStream_t stream);

@@ -13,9 +13,7 @@ void quantize_rows(const QuantizePairParams& p, std::int64_t blocks, cudaStream_
 }
 
 void key_factors(const KeyFactorsParams& p, cudaStream_t stream) {
-  const KeyFactorsKernel kernel = p.head_dim <= 64    ? key_factors_d64(p.x.dtype)
-                                  : p.head_dim <= 128 ? key_factors_d128(p.x.dtype)
-                                                      : key_factors_d256(p.x.dtype);
+  const KeyFactorsKernel kernel = p.head_dim <= 64 ? key_factors_d64(p.x.dtype) : p.head_dim <= 128 ? key_factors_d128(p.x.dtype) : key_factors_d256(p.x.dtype);
   launch(kernel, std::int64_t{p.sequence.batch} * p.heads, 512, 0, stream, p);
 }
 

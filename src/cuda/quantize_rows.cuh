@@ -75,8 +75,9 @@ __device__ __forceinline__ float block_norm(int log2_block) {
   return __uint_as_float((127 - log2_block / 2) << 23) * (log2_block & 1 ? 0.70710678118654752f : 1.0f);
 }
 
-// core::rotate_row with factor[d], sign and weight, in place of the sign. kWhole: head_dim is the whole bucket, one block. Else it is split into powers of two, largest first: the
-// block of channel d < head_dim is the highest bit of d ^ head_dim. Channels behind head_dim are zero, and stay so whatever is done among them.
+// core::rotate_row with factor[d], sign and weight, in place of the sign. kWhole: head_dim is the whole bucket, one block. Else it is split into powers of two,
+// largest first: the block of channel d < head_dim is the highest bit of d ^ head_dim. Channels behind head_dim are zero, and stay so whatever is done among
+// them.
 template <bool kWhole, int kValues>
 __device__ __forceinline__ void rotate(float (&x)[kValues], const float* factor, int head_dim) {
   const int quad_lane = threadIdx.x % 4, tail = head_dim % 8;

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kRowThreads) v_rows_kernel(const __grid_consta
   }
 }
 
-// int8 codes, transposed through shared memory: [channel][key in the order of value_position].
+// int8 or e4m3 codes, transposed through shared memory: [channel][key in the order of value_position].
 template <class Element, int kValues>
 __global__ void __launch_bounds__(kRowThreads) v_int8_kernel(const __grid_constant__ QuantizeVParams p, const __grid_constant__ VCodes codes) {
   __shared__ __align__(4) uint8_t transposed[kValues * 4 * kColumn];
@@ -80,8 +80,9 @@ __global__ void __launch_bounds__(kRowThreads) v_int8_kernel(const __grid_consta
   const bool valid = row < at.count, c3 = codes == VCodes::s8_c3;
   float x[kValues];
   load_row<Element>(p.x, at.range.tensor_batch, at.range.k_begin + at.first + row, at.head, p.head_dim, valid, x);
-  float inv;
+  float inv = 0.0f;
   bool flagged = false;
+  const bool e4m3 = codes == VCodes::e4m3_tiles;  // a scale for each channel
   if (c3) {
 #pragma unroll
     for (int i = 0; i < kValues; ++i) {
@@ -110,6 +111,9 @@ __global__ void __launch_bounds__(kRowThreads) v_int8_kernel(const __grid_consta
       slot_scale[slot] = s.scale;  // padding has codes 0
     }
     if (threadIdx.x == 0) limit = 0x7f800000u;
+  } else if (e4m3) {
+    if (at.first == 0 && threadIdx.x < p.head_dim)
+      p.v_scale[at.channel0 + threadIdx.x] = core::group_scale(p.channel[at.channel0 + threadIdx.x], p.range).scale;
   } else {
     uint32_t largest = 0;
     for (int d = 0; d < p.head_dim; ++d) largest = max(largest, __float_as_uint(p.channel[at.channel0 + d]));
@@ -119,8 +123,14 @@ __global__ void __launch_bounds__(kRowThreads) v_int8_kernel(const __grid_consta
   }
 #pragma unroll
   for (int i = 0; i < kValues; ++i) {
-    const std::int8_t code = valid ? core::int8_code(x[i], inv) : std::int8_t{0};
-    transposed[channel_of(i) * kColumn + slot] = static_cast<uint8_t>(code);
+    const int d = channel_of(i);
+    uint8_t code = 0;
+    if (valid && e4m3) {
+      if (d < p.head_dim) code = core::e4m3_code(x[i], core::group_scale(p.channel[at.channel0 + d], p.range).inv);
+    } else if (valid) {
+      code = static_cast<uint8_t>(core::int8_code(x[i], inv));
+    }
+    transposed[d * kColumn + slot] = code;
   }
   __syncthreads();
   const uint32_t* words = reinterpret_cast<const uint32_t*>(transposed);
@@ -154,8 +164,8 @@ __global__ void unpack_kernel(const uint8_t* codes, uint16_t* v16, std::int64_t 
 
 using Kernel = void (*)(QuantizeVParams, VCodes);
 template <int kValues>
-Kernel kernel_for(DType t, bool int8) {
-  if (int8) return t == DType::f32 ? v_int8_kernel<float, kValues> : t == DType::bf16 ? v_int8_kernel<__nv_bfloat16, kValues> : v_int8_kernel<__half, kValues>;
+Kernel kernel_for(DType t, bool tiles) {
+  if (tiles) return t == DType::f32 ? v_int8_kernel<float, kValues> : t == DType::bf16 ? v_int8_kernel<__nv_bfloat16, kValues> : v_int8_kernel<__half, kValues>;
   return t == DType::f32 ? v_rows_kernel<float, kValues> : t == DType::bf16 ? v_rows_kernel<__nv_bfloat16, kValues> : v_rows_kernel<__half, kValues>;
 }
 
@@ -163,7 +173,7 @@ Kernel kernel_for(DType t, bool int8) {
 
 void quantize_v(const QuantizeVParams& p, VCodes codes, cudaStream_t stream) {
   const std::int64_t blocks = static_cast<std::int64_t>(p.sequence.batch) * p.heads * div_up(p.sequence.seqlen_k, kTile);
-  const bool int8 = codes == VCodes::s8_tensor || codes == VCodes::s8_c3;
+  const bool int8 = codes == VCodes::s8_tensor || codes == VCodes::s8_c3 || codes == VCodes::e4m3_tiles;
   const Kernel kernel = p.head_dim <= 64    ? kernel_for<16>(p.x.dtype, int8)
                         : p.head_dim <= 128 ? kernel_for<32>(p.x.dtype, int8)
                                             : kernel_for<64>(p.x.dtype, int8);

@@ -11,6 +11,15 @@ using core::Problem;
 sm90::Float float_of(DType t) { return t == DType::f32 ? sm90::Float::f32 : t == DType::bf16 ? sm90::Float::bf16 : sm90::Float::f16; }
 sm90::View view_of(const View& v) { return {v.data, v.batch, v.seq, v.head}; }
 
+// A fragment of an 8-bit wgmma: word k of a quad's thread t takes positions 4t .. 4t + 3 of 16 keys. The kernels put there what the thread has scores of.
+constexpr bool values_lie_as_fragments() {
+  for (int t = 0; t < 4; ++t)
+    for (int i = 0; i < 4; ++i)
+      if (value_position(2 * t + i % 2 + i / 2 * 8) != 4 * t + i) return false;
+  return true;
+}
+static_assert(values_lie_as_fragments());
+
 /// The numbers of a problem; pointers and strides are filled in later, and stand here for 16-byte aligned ones.
 sm90::AttentionParams params_of(const Problem& p) {
   sm90::AttentionParams x{};
@@ -48,6 +57,14 @@ std::string why_not(const Problem& p) {
 
 std::string supported(const char* reason) { return reason == nullptr ? std::string() : std::string("the Hopper kernel does not take this call: ") + reason; }
 
+std::string eight_bit_why_not(const Problem& p) {
+  if (std::string why = why_not(p); !why.empty()) return why;
+  sm90::AttentionParams x = params_of(p);
+  const std::int8_t some = 0;
+  if (p.scheme.k_center == core::Center::tile_mean) x.k_mean = &some;  // supports() asks only whether there is one
+  return supported(sm90::supports_8bit(x));
+}
+
 void fill_tensors(const core::Call& call, sm90::AttentionParams& x) {
   const AttentionArgs& a = call.args;
   x.q = view_of(make_view(a.q));
@@ -58,11 +75,31 @@ void fill_tensors(const core::Call& call, sm90::AttentionParams& x) {
   x.seqlens_k = call.problem.padded ? a.sequences.seqlens_k : nullptr;
 }
 
+void fill_codes(const Operands& o, sm90::AttentionParams& x) {
+  x.q8 = o.q.codes;
+  x.q_scale = o.q.scale;
+  x.k8 = o.kv.k8;
+  x.k_scale = o.kv.k_scale;
+  x.k_mean = o.kv.k_mean;
+  x.mean_dot = o.q.mean_dot;
+  x.v8t = o.kv.v8t;
+  x.v_scale = o.kv.v_scale;
+  x.token_scale = o.kv.token_scale;
+  x.tile_mean = o.kv.tile_mean;
+  x.shift_limit = o.kv.shift_limit;
+}
+
 }  // namespace
 
 core::Scheme sm90_executes(const Problem& p) {
   core::Scheme s = p.scheme;
   s.reverse = true;
+  return s;
+}
+
+core::Scheme sm90_int8_f8_executes(const Problem& p) {
+  core::Scheme s = sm90_executes(p);
+  s.accumulate = core::Accumulate::fp8_tile;
   return s;
 }
 
@@ -74,6 +111,22 @@ std::string sm90_int8_f16_why_not(const Problem& p) {
   const std::int8_t some = 0;
   x.k_mean = &some;  // supports() asks only whether there is one
   return supported(sm90::supports_int8_f16(x));
+}
+
+std::string sm90_int8_i8_why_not(const Problem& p) {
+  if (p.scheme.method != Method::chitu_int8) return "computes method chitu_int8 only";
+  return eight_bit_why_not(p);
+}
+
+std::string sm90_int8_f8_why_not(const Problem& p) {
+  const core::Scheme& s = p.scheme;
+  if (s.method != Method::chitu_fast && s.method != Method::sage2) return "computes methods chitu_fast and sage2 only";
+  if (p.quantized_kv) return "reads k and v: V of a QuantizedKV lies in rows";
+  if (s.smooth_q || s.smooth_v) return "does not smooth Q or V";
+  if (s.k_grain.block != 128) return "wants K scales that 128 keys share";
+  const bool fp8 = s.method == Method::chitu_fast || (s.accumulate == core::Accumulate::fp8_tile && s.tile_n == 128);
+  if (!fp8) return "sums products in FP8 accumulators of 128 keys";
+  return eight_bit_why_not(p);
 }
 
 std::string sm90_f16_f16_why_not(const Problem& p) {
@@ -89,11 +142,7 @@ void run_sm90_int8_f16(const core::Call& call, core::Workspace& ws) {
   if (ws.measuring()) return;
   sm90::AttentionParams x = params_of(call.problem);
   fill_tensors(call, x);
-  x.q8 = o.q.codes;
-  x.q_scale = o.q.scale;
-  x.k8 = o.kv.k8;
-  x.k_scale = o.kv.k_scale;
-  x.k_mean = o.kv.k_mean;
+  fill_codes(o, x);
   x.v = view_of(o.v);
   CHITU_CUDA(sm90::launch_int8_f16(x, stream_of(call.stream)));
 }
@@ -106,6 +155,27 @@ void run_sm90_f16_f16(const core::Call& call, core::Workspace& ws) {
   x.k = view_of(make_view(call.args.k));
   x.v = view_of(make_view(call.args.v));
   CHITU_CUDA(sm90::launch_f16_f16(x, stream_of(call.stream)));
+}
+
+void run_sm90_int8_i8(const core::Call& call, core::Workspace& ws) {
+  const DeviceGuard guard(call.problem.device.index);
+  const Operands o = prepare(call, ws);
+  if (ws.measuring()) return;
+  sm90::AttentionParams x = params_of(call.problem);
+  fill_tensors(call, x);
+  fill_codes(o, x);
+  CHITU_CUDA(sm90::launch_int8_i8(x, stream_of(call.stream)));
+}
+
+void run_sm90_int8_f8(const core::Call& call, core::Workspace& ws) {
+  const DeviceGuard guard(call.problem.device.index);
+  const Operands o = prepare(call, ws, true);
+  if (ws.measuring()) return;
+  sm90::AttentionParams x = params_of(call.problem);
+  fill_tensors(call, x);
+  fill_codes(o, x);
+  const auto launch = call.problem.scheme.method == Method::chitu_fast ? sm90::launch_int8_f8 : sm90::launch_int8_f8_running;
+  CHITU_CUDA(launch(x, stream_of(call.stream)));
 }
 
 }  // namespace chitu::cuda

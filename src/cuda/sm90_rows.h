@@ -10,9 +10,15 @@ namespace chitu::cuda {
 
 std::string sm90_int8_f16_why_not(const core::Problem& p);
 std::string sm90_f16_f16_why_not(const core::Problem& p);
+std::string sm90_int8_i8_why_not(const core::Problem& p);
+std::string sm90_int8_f8_why_not(const core::Problem& p);
 void run_sm90_int8_f16(const core::Call& call, core::Workspace& ws);
 void run_sm90_f16_f16(const core::Call& call, core::Workspace& ws);
+void run_sm90_int8_i8(const core::Call& call, core::Workspace& ws);
+void run_sm90_int8_f8(const core::Call& call, core::Workspace& ws);
 /// Key tiles are visited last to first.
 core::Scheme sm90_executes(const core::Problem& p);
+/// The same; e4m3 products are summed by the FP8 accumulator, tile by tile.
+core::Scheme sm90_int8_f8_executes(const core::Problem& p);
 
 }  // namespace chitu::cuda

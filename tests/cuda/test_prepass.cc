@@ -57,6 +57,7 @@ class Comparer {
   void keys_and_values();
   void compare_keys(const ref::Keys& keys, std::int64_t first_tile);
   void compare_int8_values(const ref::Values& values, std::int64_t first_tile);
+  void compare_e4m3_tiles(const ref::Values& values, std::int64_t first_tile);
   void compare_half_values(const ref::Values& values);
   void queries();
   /// Keys::weights of the KV head of the query head at hand, after checking the factors made of them.
@@ -83,7 +84,9 @@ void Comparer::keys_and_values() {
       expect(same_float(got, want), "channel scale", d, got, want);
     }
   }
-  if (o_.kv.v8t != nullptr) {
+  if (o_.kv.v8t != nullptr && p_.scheme.v == core::VFormat::e4m3_channel) {
+    compare_e4m3_tiles(v, first_tile);
+  } else if (o_.kv.v8t != nullptr) {
     compare_int8_values(v, first_tile);
   } else if (o_.kv.v16 != nullptr) {
     compare_half_values(v);
@@ -148,6 +151,17 @@ void Comparer::compare_int8_values(const ref::Values& v, std::int64_t first_tile
   for (std::size_t i = 0; i < mean.size(); ++i) expect(same_float(mean[i], v.code_mean[i]), "code mean", static_cast<std::int64_t>(i), mean[i], v.code_mean[i]);
 }
 
+void Comparer::compare_e4m3_tiles(const ref::Values& v, std::int64_t first_tile) {
+  const std::int64_t dim = p_.head_dim_v, tiles = cuda::div_up(r_.k_len, 128);
+  const auto codes = fetch(o_.kv.v8t + first_tile * dim * 128, tiles * dim * 128);
+  for (std::int64_t j = 0; j < tiles * 128; ++j)
+    for (std::int64_t d = 0; d < dim; ++d) {
+      const std::int64_t in = j % 128, slot = in / 16 * 16 + cuda::value_position(static_cast<int>(in % 16));
+      const float got = core::e4m3_to_f32(static_cast<std::uint8_t>(codes[static_cast<std::size_t>((j / 128 * dim + d) * 128 + slot)]));
+      expect(same_float(got, j < r_.k_len ? v.decoded[static_cast<std::size_t>(j * dim + d)] : 0.0f), "v value", j * dim + d, got, 0.0f);
+    }
+}
+
 void Comparer::compare_half_values(const ref::Values& v) {
   const std::int64_t row = p_.num_heads_kv * cuda::code_dim(p_.head_dim_v), rows = p_.packed ? p_.total_k : p_.seqlen_k;
   const auto values = fetch(o_.kv.v16 + (r_.tensor_batch * rows + r_.k_begin) * row, r_.k_len * row);
@@ -191,21 +205,28 @@ void Comparer::queries() {
   }
 }
 
-std::string check(TestCall& host, const AttentionOptions& options) {
+std::string check_layout(TestCall& host, const AttentionOptions& options, bool e4m3_tiles) {
   GpuCall gpu(host);
   core::Problem p = core::validate(gpu.args(), options);
   p.caps = cuda::backend().caps(p.device);
   p.scheme = core::resolve_scheme(options.method, p.dtype, options.scheme);
   core::Workspace measure;
-  cuda::prepare({p, gpu.args(), nullptr}, measure);
+  cuda::prepare({p, gpu.args(), nullptr}, measure, e4m3_tiles);
   DeviceBuffer workspace(measure.used());
   workspace.fill(0xFF);
   core::Workspace carve(workspace.data(), workspace.size());
-  const cuda::Operands o = cuda::prepare({p, gpu.args(), nullptr}, carve);
+  const cuda::Operands o = cuda::prepare({p, gpu.args(), nullptr}, carve, e4m3_tiles);
   CUDA_OK(cudaDeviceSynchronize());
   if (!workspace.intact()) return "wrote around the workspace";
   core::Problem on_host = p;
   return Comparer(host, on_host, o).run();
+}
+
+std::string check(TestCall& host, const AttentionOptions& options) {
+  std::string fault = check_layout(host, options, false);
+  const bool e4m3 = options.method == Method::chitu_fast || options.method == Method::sage2;
+  if (fault.empty() && e4m3) fault = check_layout(host, options, true);
+  return fault;
 }
 
 class Prepass : public testing::TestWithParam<Method> {};

@@ -54,6 +54,10 @@ double exact_bar(Method m) {
   }
 }
 
+/// Sums of log-code words are sums of codes, 8 per octave, and a last-bit difference of a score may move one: by an eighth of its key's weight, which is at
+/// most half of the row's, because the code of the largest score lies far from a tie.
+constexpr double kFlippedLogCode = 1.0 / 16;
+
 double rounding_of(DType out) { return out == DType::f32 ? 0.0 : out == DType::f16 ? 6e-4 : 5e-3; }
 
 std::string check_row(TestCall& host, GpuCall& gpu, const AttentionOptions& options, bool against_fp64) {
@@ -72,7 +76,8 @@ std::string check_row(TestCall& host, GpuCall& gpu, const AttentionOptions& opti
     if (std::isfinite(x)) most = std::max(most, static_cast<double>(std::fabs(x)));
   if (!(d.nrmse <= allowed)) return "nrmse " + std::to_string(d.nrmse) + ", allowed " + std::to_string(allowed);
   if (!(d.largest <= 40 * allowed)) return "one element is off by " + std::to_string(d.largest) + " rms, allowed " + std::to_string(40 * allowed);
-  if (!(l <= 1e-4 + 4e-6 * most)) return "lse is off by " + std::to_string(l) + " (largest lse " + std::to_string(most) + ")";
+  const double lse_bar = 1e-4 + 4e-6 * most + (gpu.executed(options).exponential == core::Exponential::log_code ? kFlippedLogCode : 0);
+  if (!(l <= lse_bar)) return "lse is off by " + std::to_string(l) + " (largest lse " + std::to_string(most) + ")";
   if (!against_fp64) return {};
   AttentionOptions exact = options;
   exact.method = Method::exact;

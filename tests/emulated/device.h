@@ -55,6 +55,7 @@ inline std::int64_t max(std::int64_t a, std::int64_t b) { return a > b ? a : b; 
 
 inline std::uint32_t __float_as_uint(float x) { return std::bit_cast<std::uint32_t>(x); }
 inline float __uint_as_float(std::uint32_t x) { return std::bit_cast<float>(x); }
+inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
 

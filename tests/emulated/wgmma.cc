@@ -130,7 +130,7 @@ void read_a(const std::vector<const Issued*>& lanes, int warp_in_group, float (&
     for (int r = 0; r < 16; ++r)
       for (int k = 0; k < depth; k += per_chunk) {
         const char* from = d.k_major(static_cast<std::uint32_t>(warp_in_group * 16 + r), static_cast<std::uint32_t>(k * size));
-        for (int e = 0; e < per_chunk; ++e) a[r][k + e] = decode(p.type, from + e * size);
+        for (int e = 0; e < per_chunk; ++e) a[r][k + e] = decode(p.a_type, from + e * size);
       }
     return;
   }
@@ -138,7 +138,7 @@ void read_a(const std::vector<const Issued*>& lanes, int warp_in_group, float (&
     for (int i = 0; i < 4; ++i)
       for (int e = 0; e < per_word; ++e)
         a[l / 4 + i % 2 * 8][(l % 4 + i / 2 * 4) * per_word + e] =
-            decode(p.type, reinterpret_cast<const char*>(lanes[static_cast<std::size_t>(l)]->product.a + i) + e * size);
+            decode(p.a_type, reinterpret_cast<const char*>(lanes[static_cast<std::size_t>(l)]->product.a + i) + e * size);
 }
 
 /// One product of a warp. A row's columns 8i + 2t + {0, 1} are words 4i + {0, 1} of lane (g, t), those of row g + 8 words 4i + {2, 3}.
@@ -147,13 +147,27 @@ void multiply_warp(const std::vector<const Issued*>& lanes, ThreadProducts* of) 
   const Wgmma& p = lanes[0]->product;
   for (int l = 1; l < 32; ++l) {
     const Wgmma& q = lanes[static_cast<std::size_t>(l)]->product;
-    if (q.a_descriptor != p.a_descriptor || q.b_descriptor != p.b_descriptor || q.accumulate != p.accumulate || q.columns != p.columns || q.type != p.type) {
+    if (q.a_descriptor != p.a_descriptor || q.b_descriptor != p.b_descriptor || q.accumulate != p.accumulate || q.columns != p.columns || q.type != p.type ||
+        q.a_type != p.a_type) {
       fault("wgmma: lanes 0 and %d of a warp disagree about a product", l);
     }
   }
   read_a(lanes, warp() % 4, a);
   read_b(p, b);
-  multiply(&a[0][0], kMaxDepth, &b[0][0], kMaxColumns, &d[0][0], kMaxColumns, depth_of(p.type), p.columns);
+  const bool fp8 = p.type == Type::e4m3;
+  if (fp8) {  // rounds with what was there
+    for (int l = 0; l < 32; ++l) {
+      const Accumulator& from = accumulator(of[l], lanes[static_cast<std::size_t>(l)]->d);
+      for (int i = 0; i < p.columns / 2; ++i) {
+        float& x = d[l / 4 + i / 2 % 2 * 8][i / 4 * 8 + l % 4 * 2 + i % 2];
+        x = 0;
+        if (p.accumulate) std::memcpy(&x, from.value + i, 4);
+      }
+    }
+    multiply_fp8(&a[0][0], kMaxDepth, &b[0][0], kMaxColumns, &d[0][0], kMaxColumns, depth_of(p.type), p.columns);
+  } else {
+    multiply(&a[0][0], kMaxDepth, &b[0][0], kMaxColumns, &d[0][0], kMaxColumns, depth_of(p.type), p.columns);
+  }
   for (int l = 0; l < 32; ++l) {
     Accumulator& to = accumulator(of[l], lanes[static_cast<std::size_t>(l)]->d);
     for (int i = 0; i < p.columns / 2; ++i) {
@@ -166,7 +180,7 @@ void multiply_warp(const std::vector<const Issued*>& lanes, ThreadProducts* of) 
       } else {
         float old = 0;
         if (p.accumulate) std::memcpy(&old, to.value + i, 4);
-        old = p.accumulate ? old + x : x;
+        old = p.accumulate && !fp8 ? old + x : x;
         std::memcpy(to.value + i, &old, 4);
       }
     }

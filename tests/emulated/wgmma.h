@@ -10,7 +10,8 @@
 namespace chitu::emulated {
 
 struct Wgmma {
-  Type type;
+  Type type;  // of B; A's too, except that u8 is multiplied by s8
+  Type a_type;
   int columns;             // of B and D
   const std::uint32_t* a;  // registers; null: a_descriptor
   std::uint64_t a_descriptor, b_descriptor;

@@ -82,7 +82,7 @@ struct AttendArgs {
   const float* k_mean;            // sequence mean that was subtracted (adds scale * q.k_mean to lse), or null
   const std::int32_t* q_absmax;   // bits of the absolute maximum of q per 128 queries, [group][q_blocks]; null: a scale per token
   std::int64_t q_blocks;
-  const float* factor;            // [dk] sign of the rotation * weight of K's channel, null: no rotation
+  const float* factor;  // [dk] sign of the rotation * weight of K's channel, null: no rotation
   KQuant k_quant;
   // 16-bit or f32 K and V, as they lie
   Rows k, v;                      // k only without tiles

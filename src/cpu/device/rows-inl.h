@@ -82,7 +82,8 @@ void butterfly_pass(float* y, int block, int h) {
     }
 }
 
-/// docs/methods.md 1, Rotation: columns y[head_dim][kLanes] in place, times factor[d] (sign and weight, exact) first. Returns the absolute maximum of each lane as bits (NaN above Inf above the rest).
+/// docs/methods.md 1, Rotation: columns y[head_dim][kLanes] in place, times factor[d] (sign and weight, exact) first. Returns the absolute maximum of each lane
+/// as bits (NaN above Inf above the rest).
 inline I rotate_columns(float* y, int head_dim, const float* factor) {
   for (int d = 0; d < head_dim; ++d) Simd::store(y + d * kL, Simd::mul(Simd::load(y + d * kL), Simd::set(factor[d])));
   I amax = Simd::zero_i();

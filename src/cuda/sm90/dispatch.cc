@@ -11,6 +11,18 @@ cudaError_t launch_f16_f16_d64(const AttentionParams& p, cudaStream_t stream);
 cudaError_t launch_f16_f16_d96(const AttentionParams& p, cudaStream_t stream);
 cudaError_t launch_f16_f16_d128(const AttentionParams& p, cudaStream_t stream);
 cudaError_t launch_f16_f16_d256(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f8_d64(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f8_d96(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f8_d128(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f8_d256(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f8_running_d64(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f8_running_d96(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f8_running_d128(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f8_running_d256(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_i8_d64(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_i8_d96(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_i8_d128(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_i8_d256(const AttentionParams& p, cudaStream_t stream);
 
 namespace {
 
@@ -29,20 +41,36 @@ const char* supports_common(const AttentionParams& p) {
   if (p.num_heads_kv <= 0 || p.num_heads_q % p.num_heads_kv != 0) return "num_heads_q is not a multiple of num_heads_kv";
   if (p.seqlen_q > kMaxLength || p.seqlen_k > kMaxLength) return "more than 2^29 tokens";
   if (int64_t{p.batch} * p.num_heads_q > (1 << 20) || int64_t{p.batch} * p.num_heads_q * ((p.seqlen_q + 127) / 128) > (1 << 30)) return "too many heads";
-  if (p.seqlen_k > 0 && !mappable(p.v, p.seqlen_k, p.num_heads_kv, p.batch)) return "v does not have 16-byte aligned, positive strides";
   return nullptr;
+}
+
+bool makes_bias(const AttentionParams& p) { return p.k_mean && !p.bias; }
+
+const char* supports_v(const AttentionParams& p) {
+  return p.seqlen_k > 0 && !mappable(p.v, p.seqlen_k, p.num_heads_kv, p.batch) ? "v does not have 16-byte aligned, positive strides" : nullptr;
+}
+
+const char* supports_int8_q(const AttentionParams& p) {
+  return makes_bias(p) && !mappable(p.q, p.seqlen_q, p.num_heads_q, p.batch) ? "q does not have 16-byte aligned, positive strides" : nullptr;
 }
 
 }  // namespace
 
 const char* supports_int8_f16(const AttentionParams& p) {
   if (const char* reason = supports_common(p)) return reason;
-  if (p.k_mean && !p.bias && !mappable(p.q, p.seqlen_q, p.num_heads_q, p.batch)) return "q does not have 16-byte aligned, positive strides";
-  return nullptr;
+  if (const char* reason = supports_v(p)) return reason;
+  return supports_int8_q(p);
+}
+
+const char* supports_8bit(const AttentionParams& p) {
+  if (const char* reason = supports_common(p)) return reason;
+  if (int64_t{p.batch} * p.num_heads_kv * p.tiles_k > (1 << 30)) return "too many key tiles";
+  return supports_int8_q(p);
 }
 
 const char* supports_f16_f16(const AttentionParams& p) {
   if (const char* reason = supports_common(p)) return reason;
+  if (const char* reason = supports_v(p)) return reason;
   if (!(p.softmax_scale >= 0)) return "negative softmax_scale";  // the row maximum would be a minimum
   if (!mappable(p.q, p.seqlen_q, p.num_heads_q, p.batch)) return "q does not have 16-byte aligned, positive strides";
   if (p.seqlen_k > 0 && !mappable(p.k, p.seqlen_k, p.num_heads_kv, p.batch)) return "k does not have 16-byte aligned, positive strides";
@@ -66,6 +94,51 @@ cudaError_t launch_f16_f16(const AttentionParams& p, cudaStream_t stream) {
     case 128: return launch_f16_f16_d128(p, stream);
     case 256: return launch_f16_f16_d256(p, stream);
     default: return cudaErrorInvalidValue;
+  }
+}
+
+cudaError_t launch_int8_f8(const AttentionParams& p, cudaStream_t stream) {
+  switch (p.head_dim) {
+    case 64:
+      return launch_int8_f8_d64(p, stream);
+    case 96:
+      return launch_int8_f8_d96(p, stream);
+    case 128:
+      return launch_int8_f8_d128(p, stream);
+    case 256:
+      return launch_int8_f8_d256(p, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+cudaError_t launch_int8_f8_running(const AttentionParams& p, cudaStream_t stream) {
+  switch (p.head_dim) {
+    case 64:
+      return launch_int8_f8_running_d64(p, stream);
+    case 96:
+      return launch_int8_f8_running_d96(p, stream);
+    case 128:
+      return launch_int8_f8_running_d128(p, stream);
+    case 256:
+      return launch_int8_f8_running_d256(p, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+cudaError_t launch_int8_i8(const AttentionParams& p, cudaStream_t stream) {
+  switch (p.head_dim) {
+    case 64:
+      return launch_int8_i8_d64(p, stream);
+    case 96:
+      return launch_int8_i8_d96(p, stream);
+    case 128:
+      return launch_int8_i8_d128(p, stream);
+    case 256:
+      return launch_int8_i8_d256(p, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
 }
 

@@ -25,6 +25,14 @@ struct AttentionParams {
   const void* k_mean;    // [batch, num_heads_kv, tiles_k, head_dim], dtype `input`; null: no tile bias
   const float* bias;     // [batch, num_heads_q, tiles_k, seqlen_q_padded], log2 units; takes the place of q . k_mean; null: computed here
 
+  // 8-bit PV.
+  const void* v8t;           // [batch, num_heads_kv, tiles_k, head_dim, 128]: e4m3 or int8 codes, keys of 16 in the order of value_position (src/cuda/params.h)
+  const float* v_scale;      // [batch, num_heads_kv, head_dim]
+  const float* token_scale;  // chitu_int8: [.., tiles_k, 128]; the first is that of a plain tile
+  const float* tile_mean;    // chitu_int8: [.., tiles_k, head_dim]: mean of the codes
+  const float* shift_limit;  // chitu_int8: [.., tiles_k]: bounds the correction in a flagged tile, 0 in a plain one
+  const float* mean_dot;     // [batch, num_heads_q, seqlen_q_padded], added to lse; null: none
+
   // The caller's tensors. 16-byte aligned rows: see supports().
   View q, k, v;          // dtype `input`; q is read for the bias (and by `exact`), k only by `exact`
   void* out;             // dtype `output`
@@ -49,6 +57,11 @@ struct AttentionParams {
 // Row names of src/cuda/kernels.cc. Launches check nothing that supports() checks, allocate nothing, never synchronise.
 const char* supports_int8_f16(const AttentionParams& p);  // null, or the reason why not
 cudaError_t launch_int8_f16(const AttentionParams& p, cudaStream_t stream);
+// PV of 8 bits: v8t and what belongs to it instead of v.
+const char* supports_8bit(const AttentionParams& p);
+cudaError_t launch_int8_f8(const AttentionParams& p, cudaStream_t stream);          // chitu_fast
+cudaError_t launch_int8_f8_running(const AttentionParams& p, cudaStream_t stream);  // sage2
+cudaError_t launch_int8_i8(const AttentionParams& p, cudaStream_t stream);          // chitu_int8
 const char* supports_f16_f16(const AttentionParams& p);
 cudaError_t launch_f16_f16(const AttentionParams& p, cudaStream_t stream);
 

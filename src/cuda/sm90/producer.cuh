@@ -51,14 +51,19 @@ __device__ __forceinline__ void load_k(const TensorMaps& maps, char* smem, Barri
 }
 
 template <class T>
-__device__ __forceinline__ void load_v(const TensorMaps& maps, char* smem, Barriers& bar, RingState<2>& ring, const Work& w, int n) {
+__device__ __forceinline__ void load_v(const TensorMaps& maps, char* smem, Barriers& bar, RingState<T::kVStages>& ring, const Work& w, int head_linear_kv,
+                                       int n) {
   ptx::mbarrier_wait(&bar.v_empty[ring.index], ring.phase ^ 1);
   uint64_t* full = &bar.v_full[ring.index];
   ptx::mbarrier_arrive_expect_tx(full, T::kVBytes);
-  char* stage = smem + T::kVOffset + ring.index * T::kVBytes;
+  if constexpr (T::kPvBytes == 1) {
+    ptx::tma_load_3d(smem + T::kVOffset + ring.index * T::kVStageBytes, &maps.v, full, 0, n * T::kHeadDim, head_linear_kv);
+  } else {
+    char* stage = smem + T::kVOffset + ring.index * T::kVBytes;
 #pragma unroll
-  for (int c = 0; c < T::kChunks16; ++c) {
-    ptx::tma_load_4d(stage + c * T::kTileN * T::kChunk16, &maps.v, full, c * T::kChunk16 / 2, n * T::kTileN, w.head_kv, w.batch);
+    for (int c = 0; c < T::kChunks16; ++c) {
+      ptx::tma_load_4d(stage + c * T::kTileN * T::kChunk16, &maps.v, full, c * T::kChunk16 / 2, n * T::kTileN, w.head_kv, w.batch);
+    }
   }
   ring.advance();
 }
@@ -81,7 +86,8 @@ __device__ __forceinline__ void load_q(const TensorMaps& maps, char* smem, Barri
 // One thread.
 template <class T>
 __device__ __forceinline__ void produce(const AttentionParams& p, const WorkShape& shape, const TensorMaps& maps, char* smem, Barriers& bar) {
-  RingState<2> k_ring, v_ring;
+  RingState<2> k_ring;
+  RingState<T::kVStages> v_ring;
   RingState<2> work_ring;
   uint32_t q_phase = 0;
   auto fetch = [&](int previous) { return p.work_counter ? atomicAdd(p.work_counter, 1) : previous + static_cast<int>(gridDim.x); };
@@ -106,15 +112,15 @@ __device__ __forceinline__ void produce(const AttentionParams& p, const WorkShap
     load_k<T>(maps, smem, bar, k_ring, w, head_linear_kv, w.n_end - 1);
     for (int n = w.n_end - 2; n >= w.n_begin; --n) {
       load_k<T>(maps, smem, bar, k_ring, w, head_linear_kv, n);
-      load_v<T>(maps, smem, bar, v_ring, w, n + 1);
+      load_v<T>(maps, smem, bar, v_ring, w, head_linear_kv, n + 1);
     }
-    load_v<T>(maps, smem, bar, v_ring, w, w.n_begin);
+    load_v<T>(maps, smem, bar, v_ring, w, head_linear_kv, w.n_begin);
     if (k_ring.index == 1) {  // every piece of work starts in stage 0
       ptx::mbarrier_wait(&bar.k_empty[1], k_ring.phase ^ 1);
       ptx::mbarrier_arrive(&bar.k_full[1]);
       k_ring.advance();
-      ptx::mbarrier_wait(&bar.v_empty[1], v_ring.phase ^ 1);
-      ptx::mbarrier_arrive(&bar.v_full[1]);
+      ptx::mbarrier_wait(&bar.v_empty[T::kVStages - 1], v_ring.phase ^ 1);
+      ptx::mbarrier_arrive(&bar.v_full[T::kVStages - 1]);
       v_ring.advance();
     }
   }

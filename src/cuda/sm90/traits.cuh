@@ -33,7 +33,9 @@ struct Traits {
   // P is held as 2^(x - m + kOffset): in f16 small weights stay normal.
   static constexpr float kOffset = kBf16 ? 0.f : 7.f;
 
-  static constexpr int kQkBytes = kInt8Qk ? 1 : 2;
+  static constexpr bool kTileBias = kInt8Qk;
+  static constexpr int kVStages = kStages;
+  static constexpr int kQkBytes = kInt8Qk ? 1 : 2, kPvBytes = 2;
   static constexpr int kQkChunk = chunk_bytes(kHeadDim * kQkBytes);  // bytes
   static constexpr int kQkChunks = kHeadDim * kQkBytes / kQkChunk;
   static constexpr int kChunk16 = chunk_bytes(kHeadDim * 2);

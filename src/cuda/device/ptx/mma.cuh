@@ -58,11 +58,34 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   return r;
 }
 
+// The same; negative numbers become 0.
+__device__ __forceinline__ uint32_t pack_f16_relu(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+
 // Two f32 to two e4m3 bytes, `low` in the low byte, saturating.
 __device__ __forceinline__ uint32_t pack_e4m3(float low, float high) {
   uint16_t r;
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
   return r;
+}
+
+// Four of them, `a` in the lowest byte: the second conversion fills the upper half of the first one's register.
+__device__ __forceinline__ uint32_t pack_e4m3(float a, float b, float c, float d) {
+  uint32_t r;
+  asm("{\n.reg .b16 low, high;\ncvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\ncvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\nmov.b32 %0, {low, high};\n}"
+      : "=r"(r)
+      : "f"(a), "f"(b), "f"(c), "f"(d));
+  return r;
+}
+
+// 1/x, f32, one ulp.
+__device__ __forceinline__ float reciprocal_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 }  // namespace chitu::cuda::ptx

@@ -47,12 +47,19 @@ __device__ __forceinline__ uint64_t wgmma_descriptor(uint32_t smem_address, uint
 #define CHITU_OPS_112 "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define CHITU_OPS_TO_32 CHITU_OPS_0 ", " CHITU_OPS_16
 #define CHITU_OPS_TO_48 CHITU_OPS_0 ", " CHITU_OPS_16 ", " CHITU_OPS_32
+#define CHITU_OPS_TO_36 CHITU_OPS_TO_32 ", %32, %33, %34, %35"
+#define CHITU_OPS_TO_52 CHITU_OPS_TO_48 ", %48, %49, %50, %51"
+#define CHITU_OPS_TO_68 CHITU_OPS_TO_64 ", %64, %65, %66, %67"
 #define CHITU_OPS_TO_64 CHITU_OPS_0 ", " CHITU_OPS_16 ", " CHITU_OPS_32 ", " CHITU_OPS_48
 #define CHITU_OPS_TO_128 CHITU_OPS_0 ", " CHITU_OPS_16 ", " CHITU_OPS_32 ", " CHITU_OPS_48 ", " CHITU_OPS_64 ", " CHITU_OPS_80 ", " CHITU_OPS_96 ", " CHITU_OPS_112
 #define CHITU_ACC16(c, d, o) c(d[o + 0]), c(d[o + 1]), c(d[o + 2]), c(d[o + 3]), c(d[o + 4]), c(d[o + 5]), c(d[o + 6]), c(d[o + 7]), c(d[o + 8]), c(d[o + 9]), c(d[o + 10]), c(d[o + 11]), c(d[o + 12]), c(d[o + 13]), c(d[o + 14]), c(d[o + 15])
+#define CHITU_ACC4(c, d, o) c(d[o + 0]), c(d[o + 1]), c(d[o + 2]), c(d[o + 3])
 #define CHITU_ACC32(c, d, o) CHITU_ACC16(c, d, o), CHITU_ACC16(c, d, o + 16)
 #define CHITU_ACC48(c, d, o) CHITU_ACC32(c, d, o), CHITU_ACC16(c, d, o + 32)
 #define CHITU_ACC64(c, d, o) CHITU_ACC32(c, d, o), CHITU_ACC32(c, d, o + 32)
+#define CHITU_ACC36(c, d, o) CHITU_ACC32(c, d, o), CHITU_ACC4(c, d, o + 32)
+#define CHITU_ACC52(c, d, o) CHITU_ACC48(c, d, o), CHITU_ACC4(c, d, o + 48)
+#define CHITU_ACC68(c, d, o) CHITU_ACC64(c, d, o), CHITU_ACC4(c, d, o + 64)
 #define CHITU_ACC128(c, d, o) CHITU_ACC64(c, d, o), CHITU_ACC64(c, d, o + 64)
 // clang-format on
 
@@ -215,6 +222,69 @@ __device__ __forceinline__ void wgmma_rs_e4m3(float (&d)[64], const uint32_t* a,
       "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n128k32.f32.e4m3.e4m3 {" CHITU_OPS_TO_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1;\n}"
       : CHITU_ACC64("+f", d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+// 72 channels, 32 keys of e4m3, A in registers, B K-major.
+__device__ __forceinline__ void wgmma_rs_e4m3(float (&d)[36], const uint32_t* a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %41, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n72k32.f32.e4m3.e4m3 {" CHITU_OPS_TO_36 "}, {%36, %37, %38, %39}, %40, p, 1, 1;\n}"
+      : CHITU_ACC36("+f", d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+// 96 channels, 32 keys of e4m3, A in registers, B K-major.
+__device__ __forceinline__ void wgmma_rs_e4m3(float (&d)[48], const uint32_t* a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %53, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n96k32.f32.e4m3.e4m3 {" CHITU_OPS_TO_48 "}, {%48, %49, %50, %51}, %52, p, 1, 1;\n}"
+      : CHITU_ACC48("+f", d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+// 104 channels, 32 keys of e4m3, A in registers, B K-major.
+__device__ __forceinline__ void wgmma_rs_e4m3(float (&d)[52], const uint32_t* a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %57, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n104k32.f32.e4m3.e4m3 {" CHITU_OPS_TO_52 "}, {%52, %53, %54, %55}, %56, p, 1, 1;\n}"
+      : CHITU_ACC52("+f", d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+// 136 channels, 32 keys of e4m3, A in registers, B K-major.
+__device__ __forceinline__ void wgmma_rs_e4m3(float (&d)[68], const uint32_t* a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %73, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n136k32.f32.e4m3.e4m3 {" CHITU_OPS_TO_68 "}, {%68, %69, %70, %71}, %72, p, 1, 1;\n}"
+      : CHITU_ACC68("+f", d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+// 64 channels, 32 keys, A of u8 in registers, B of s8 K-major.
+__device__ __forceinline__ void wgmma_rs_u8s8(int32_t (&d)[32], const uint32_t* a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k32.s32.u8.s8 {" CHITU_OPS_TO_32 "}, {%32, %33, %34, %35}, %36, p;\n}"
+      : CHITU_ACC32("+r", d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+// 96 channels, 32 keys, A of u8 in registers, B of s8 K-major.
+__device__ __forceinline__ void wgmma_rs_u8s8(int32_t (&d)[48], const uint32_t* a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %53, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n96k32.s32.u8.s8 {" CHITU_OPS_TO_48 "}, {%48, %49, %50, %51}, %52, p;\n}"
+      : CHITU_ACC48("+r", d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
+}
+
+// 128 channels, 32 keys, A of u8 in registers, B of s8 K-major.
+__device__ __forceinline__ void wgmma_rs_u8s8(int32_t (&d)[64], const uint32_t* a, uint64_t b, bool accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k32.s32.u8.s8 {" CHITU_OPS_TO_64 "}, {%64, %65, %66, %67}, %68, p;\n}"
+      : CHITU_ACC64("+r", d, 0)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 

@@ -28,6 +28,9 @@ inline void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], std::u
 inline float exp2_approx(float x) { return emulated::exp2_approx(x); }
 inline std::uint32_t pack_f16(float low, float high) { return emulated::pack_f16(low, high); }
 inline std::uint32_t pack_bf16(float low, float high) { return emulated::pack_bf16(low, high); }
+inline std::uint32_t pack_f16_relu(float low, float high) { return emulated::pack_f16(low < 0 ? 0 : low, high < 0 ? 0 : high); }
 inline std::uint32_t pack_e4m3(float low, float high) { return emulated::pack_e4m3(low, high); }
+inline std::uint32_t pack_e4m3(float a, float b, float c, float d) { return emulated::pack_e4m3(a, b) | emulated::pack_e4m3(c, d) << 16; }
+inline float reciprocal_approx(float x) { return 1 / x; }
 
 }  // namespace chitu::cuda::ptx

@@ -25,11 +25,11 @@ inline std::uint64_t wgmma_descriptor(std::uint32_t address, std::uint32_t leadi
 // The number of accumulators gives the shape: two columns each.
 template <class T, int kCount>
 inline void wgmma_ss(emulated::Type type, T (&d)[kCount], std::uint64_t a, std::uint64_t b, bool accumulate) {
-  emulated::wgmma_issue(d, {type, 2 * kCount, nullptr, a, b, false, accumulate});
+  emulated::wgmma_issue(d, {type, type, 2 * kCount, nullptr, a, b, false, accumulate});
 }
 template <class T, int kCount>
 inline void wgmma_rs(emulated::Type type, T (&d)[kCount], const std::uint32_t* a, std::uint64_t b, bool columns_inner, bool accumulate) {
-  emulated::wgmma_issue(d, {type, 2 * kCount, a, 0, b, columns_inner, accumulate});
+  emulated::wgmma_issue(d, {type, type, 2 * kCount, a, 0, b, columns_inner, accumulate});
 }
 
 template <int kCount>
@@ -47,6 +47,10 @@ inline void wgmma_ss_bf16(float (&d)[kCount], std::uint64_t a, std::uint64_t b, 
 template <int kCount>
 inline void wgmma_rs_s8(std::int32_t (&d)[kCount], const std::uint32_t* a, std::uint64_t b, bool accumulate) {
   wgmma_rs(emulated::Type::s8, d, a, b, false, accumulate);
+}
+template <int kCount>
+inline void wgmma_rs_u8s8(std::int32_t (&d)[kCount], const std::uint32_t* a, std::uint64_t b, bool accumulate) {
+  emulated::wgmma_issue(d, {emulated::Type::s8, emulated::Type::u8, 2 * kCount, a, 0, b, false, accumulate});
 }
 template <int kCount>
 inline void wgmma_rs_f16(float (&d)[kCount], const std::uint32_t* a, std::uint64_t b, bool accumulate) {

@@ -1,0 +1,441 @@
+// Attention with INT8 QK and 8-bit PV on Hopper: every tile's product is summed on its own and joins O once, with the row's factor. So a tile's own maximum,
+// its scale and chitu_int8's correction cost nothing per key, and the FP8 accumulator never holds more than 128 keys.
+#pragma once
+#include "epilogue8.cuh"
+#include "roles.cuh"
+#include "softmax8.cuh"
+
+namespace chitu::cuda::sm90 {
+
+template <class T>
+struct Consumer8 : ConsumerBase<T> {
+  using Base = ConsumerBase<T>;
+  using typename Base::Score;
+  using Product = typename T::Product;
+  using Base::p, Base::smem, Base::bar, Base::warpgroup, Base::warp, Base::lane, Base::v_descriptor, Base::phase, Base::row, Base::scale;
+  using Base::release, Base::fetch_tile, Base::leave_bias_group, Base::begin;
+  static constexpr Weights kWeights = T::kWeights;
+  static constexpr int kPending = T::kOverlap ? 2 : 1;
+  static constexpr int kBuffers = T::kBuffers;
+  static constexpr int kProduct = T::kProductChannels / 2, kAccumulators = (T::kProductChannels + T::kSumRows) / 2;
+  // A level may pass m by so many octaves before O moves to it: far below the range of f32, and the branch is almost never taken.
+  static constexpr float kSlack = 32.f;
+  static constexpr float kLog2Of448 = 8.807354922057604f;
+
+  float o[T::kHeadDim / 2];
+  Product product[kBuffers][kAccumulators];
+  uint32_t packed[kPending][T::kWords];  // weights of tile u: packed[u % 2]
+  RowState8 state;
+  int head_tiles;     // first tile of the sequence among the tiles of all heads
+  float value_scale;  // u8_tile: of the tile that is fetched next
+  float shift_limit;  // of that tile; not 0: it is flagged
+
+  __device__ __forceinline__ Consumer8(const AttentionParams& p_, char* smem_, Barriers& bar_, int warpgroup_, int warp_, int lane_)
+      : Base(p_, smem_, bar_, warpgroup_, warp_, lane_) {
+    v_descriptor = ptx::wgmma_descriptor(ptx::smem_u32(smem) + T::kVOffset, 16, 8 * T::kTileN, ptx::Swizzle::b128);
+  }
+
+  // The rows of V^T that sum P (Traits8::kSumRows).
+  static __device__ __forceinline__ void init_shared(char* smem) {
+    if constexpr (T::kSumRows > 0) {
+      for (int i = threadIdx.x; i < T::kVStages * T::kSumRows * (T::kTileN / 16); i += T::kThreads) {
+        int word = i % 8, r = i / 8 % 8, stage = i / 64;
+        bool log = T::kLogWords >> word & 1;
+        uint32_t ones = word / 2 == r / 2 && log == (r % 2 == 0) ? 0x38383838u : 0u;
+        char* to = smem + T::kVOffset + stage * T::kVStageBytes + T::kVBytes + r * T::kTileN + (word ^ r) * 16;
+        *reinterpret_cast<uint4*>(to) = make_uint4(ones, ones, ones, ones);
+      }
+      ptx::fence_proxy_async();
+    }
+  }
+
+  // Product of P and the channels from kIndex * kProductChannels on.
+  template <int kStage, int kIndex>
+  __device__ __forceinline__ void issue_pv() {
+    // Products of two shapes in the same registers would be serialized (C7511): those before the last take eight more rows as well, in vain.
+    Product(&d)[kAccumulators] = product[kIndex % kBuffers];
+    uint32_t(&pk)[T::kWords] = packed[T::kOverlap * kStage];
+    ptx::pin(d);
+    ptx::pin(pk);
+    ptx::wgmma_fence();
+    uint64_t v = v_descriptor + (kStage % T::kVStages * T::kVStageBytes + kIndex * T::kProductChannels * T::kTileN >> 4);
+#pragma unroll
+    for (int i = 0; i < T::kTileN / 32; ++i) {
+      if constexpr (kWeights == Weights::u8_tile) {
+        ptx::wgmma_rs_u8s8(d, pk + i * 4, v + i * 2, i > 0);
+      } else {
+        ptx::wgmma_rs_e4m3(d, pk + i * 4, v + i * 2, i > 0);
+      }
+    }
+    ptx::wgmma_commit();
+  }
+
+  // O takes in the product of tile n.
+  template <int kIndex>
+  __device__ __forceinline__ void fold(int n) {
+    Product(&d)[kAccumulators] = product[kIndex % kBuffers];
+    constexpr int kFirst = kIndex * kProduct;
+#pragma unroll
+    for (int i = 0; i < kProduct; ++i) {
+      int r = i / 2 % 2;
+      float& x = o[kFirst + i];
+      x = kWeights == Weights::e4m3_running ? fmaf(x, state.w[r], to_f32(d[i])) : fmaf(state.w[r], to_f32(d[i]), x);
+    }
+    if constexpr (kWeights == Weights::u8_tile) {
+      if (__any_sync(~0u, state.shift[0] != 0.f || state.shift[1] != 0.f)) {
+        const float* mean = p.tile_mean + static_cast<int64_t>(head_tiles + n) * T::kHeadDim + kIndex * T::kProductChannels + lane % 4 * 2;
+#pragma unroll
+        for (int j = 0; j < kProduct / 4; ++j) {
+          const float2 m = __ldg(reinterpret_cast<const float2*>(mean + 8 * j));
+#pragma unroll
+          for (int e = 0; e < 4; ++e) o[kFirst + 4 * j + e] = fmaf(state.shift[e / 2], e % 2 ? m.y : m.x, o[kFirst + 4 * j + e]);
+        }
+      }
+    }
+    if constexpr (T::kSumRows > 0 && kIndex == T::kProducts - 1) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float log_words = d[kProduct + 2 * r], other_words = d[kProduct + 2 * r + 1];
+        state.l[r] = fmaf(state.w[r], log_words + other_words, state.l[r]);
+        if (T::kLogWords != 0) state.lse[r] = fmaf(state.w[r], log_words, state.lse[r]);
+      }
+    }
+  }
+
+  // Rare: a row's level passed m by more than kSlack. Looks at one row only, so that a row's bits do not depend on its neighbours.
+  __device__ __forceinline__ void raise_reference(const float (&level)[2]) {
+    float keep[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      bool moves = level[r] > state.m[r] + kSlack;
+      keep[r] = moves ? ptx::exp2_approx(state.m[r] - level[r]) : 1.f;
+      state.m[r] = moves ? level[r] : state.m[r];
+      state.l[r] *= keep[r];
+      state.lse[r] *= keep[r];
+      state.w[r] *= keep[r];
+      state.shift[r] *= keep[r];
+    }
+#pragma unroll
+    for (int i = 0; i < T::kHeadDim / 2; ++i) o[i] *= keep[i / 2 % 2];
+  }
+
+  // What the weights are measured against.
+  template <bool kMasked>
+  __device__ __forceinline__ void begin_softmax(const Score (&s)[T::kScores], const VisibleColumns (&columns)[2], TileWeights& tile, bool flagged) {
+    row_tops<kMasked>(s, tile.top, scale.c, columns);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      tile.level[r] = tile.top[r] + scale.bias[r];
+      tile.raw[r][0] = tile.raw[r][1] = 0.f;
+      tile.code[r] = 0;
+    }
+    if constexpr (kWeights == Weights::e4m3_running) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float m = ptx::max_nan(state.m[r], tile.top[r]);
+        tile.w[r] = ptx::exp2_approx(state.m[r] - m);
+        state.m[r] = m;
+        tile.base[r] = kLog2Of448 - m;
+      }
+    } else {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        tile.base[r] = 8.f - tile.top[r];
+        if constexpr (kWeights == Weights::u8_tile) {
+          // Flagged: weights are scaled by a power of two near 1/t, so that their products with t stay in the range of f32 whatever the size of V.
+          float offset = flagged ? static_cast<float>(127 - value_exponent()) : kLog2CodeUnit - margin(tile.top[r]);
+          tile.base[r] = offset - tile.top[r];
+        }
+      }
+    }
+  }
+
+  // u8_tile, plain: s * c is exact inside the sum and `top` is rounded: where scores are large the largest weight could pass 255.5, and its byte wrap to 0.
+  // Finite even where the row sees nothing and `top` is -inf.
+  static __device__ __forceinline__ float margin(float top) { return fmaxf(fminf(fabsf(top), FLT_MAX) - 4096.f, 0.f) * 0x1p-22f; }
+
+  // Moves the reference where the tile's level calls for it, and measures the tile against it.
+  __device__ __forceinline__ void settle_reference(TileWeights& tile, bool flagged) {
+    if constexpr (kWeights != Weights::e4m3_running) {
+      if (__any_sync(~0u, tile.level[0] > state.m[0] + kSlack || tile.level[1] > state.m[1] + kSlack)) raise_reference(tile.level);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float above = tile.level[r] - state.m[r];
+        if (kWeights == Weights::u8_tile && !flagged) above += margin(tile.top[r]);
+        tile.w[r] = ptx::exp2_approx(above);
+      }
+    }
+  }
+
+  __device__ __forceinline__ int value_exponent() { return __float_as_int(value_scale) >> 23 & 0xff; }
+
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void first_half(int n, Score (&s)[T::kScores], const VisibleColumns (&columns)[2], TileWeights& tile, bool flagged) {
+    constexpr int kHalf = T::kTileN / 32;
+    uint32_t(&pk)[T::kWords] = packed[T::kOverlap * kStage];
+    if constexpr (kWeights != Weights::u8_tile) {
+      weights_e4m3<T, kMasked, 0, kHalf>(s, pk, tile, scale.c, columns);
+    } else if (flagged) {
+      scaled_weights<T, kMasked>(s, tile, p.token_scale + static_cast<int64_t>(head_tiles + n) * kScaleTile + lane % 4 * 2, scale.c, columns);
+    } else {
+      weights_u8<T, kMasked, 0, kHalf>(s, pk, tile, scale.c, columns);
+    }
+  }
+
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void second_half(Score (&s)[T::kScores], const VisibleColumns (&columns)[2], TileWeights& tile, bool flagged) {
+    constexpr int kHalf = T::kTileN / 32;
+    uint32_t(&pk)[T::kWords] = packed[T::kOverlap * kStage];
+    if constexpr (kWeights != Weights::u8_tile) {
+      weights_e4m3<T, kMasked, kHalf, 2 * kHalf>(s, pk, tile, scale.c, columns);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float raw = tile.raw[r][0] + tile.raw[r][1];
+        if constexpr (kWeights == Weights::e4m3_running) {
+          state.l[r] = fmaf(state.l[r], tile.w[r], raw);
+        } else if constexpr (T::kLogWords != (1u << T::kTileN / 16) - 1) {
+          state.lse[r] = fmaf(tile.w[r], raw, state.lse[r]);
+        }
+      }
+    } else if (flagged) {
+      weights_of_scaled<T>(s, pk, tile);
+      sum_up<true>(tile);
+    } else {
+      weights_u8<T, kMasked, kHalf, 2 * kHalf>(s, pk, tile, scale.c, columns);
+      sum_up<false>(tile);
+    }
+  }
+
+  // u8_tile: the three sums of docs/methods.md 2, and the factors of the product.
+  template <bool kFlagged>
+  __device__ __forceinline__ void sum_up(TileWeights& tile) {
+    const float power = __int_as_float(value_exponent() << 23);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      // In codes: the raw sum, the sum of the codes, what rounding lost.
+      float raw = quad_sum(tile.raw[r][0] + tile.raw[r][1]) * 0x1p24f;
+      float codes = to_f32(static_cast<int>(quad_sum(tile.code[r]))), lost = raw - codes;
+      bool corrected = kFlagged || fabsf(lost) > raw * 0x1p-6f;
+      float true_sum = kFlagged ? quad_sum(tile.true_sum[r]) * power : raw * (1.f / 255);
+      state.l[r] = fmaf(tile.w[r], corrected ? true_sum : codes * (1.f / 255), state.l[r]);
+      state.lse[r] = fmaf(tile.w[r], true_sum, state.lse[r]);
+      float most = tile.w[r] * true_sum * shift_limit;
+      tile.w[r] *= (kFlagged ? tile.largest[r] * power : value_scale) * (1.f / 255);
+      if (raw == 0.f) tile.w[r] = 0.f;  // a row that sees nothing of the tile is not touched by a NaN in its scale
+      tile.shift[r] = corrected ? tile.w[r] * lost : 0.f;
+      if constexpr (kFlagged) tile.shift[r] = fmaxf(-most, fminf(most, tile.shift[r]));
+    }
+  }
+
+  __device__ __forceinline__ bool is_flagged() { return kWeights == Weights::u8_tile && __any_sync(~0u, shift_limit != 0.f); }
+
+  static __device__ __forceinline__ uint32_t quad_sum(uint32_t x) {
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 2);
+  }
+  static __device__ __forceinline__ float quad_sum(float x) { return cuda::quad_sum(x); }
+
+  __device__ __forceinline__ void take(const TileWeights& tile) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      state.w[r] = tile.w[r];
+      if constexpr (kWeights == Weights::u8_tile) state.shift[r] = tile.shift[r];
+    }
+  }
+
+  // Scale, bias and what else tile n needs before its scores are there.
+  __device__ __forceinline__ void fetch(int n) {
+    fetch_tile(n);
+    if constexpr (kWeights == Weights::u8_tile) {
+      value_scale = __ldg(p.token_scale + static_cast<int64_t>(head_tiles + n) * kScaleTile);
+      shift_limit = __ldg(p.shift_limit + (head_tiles + n));
+    }
+  }
+
+  template <int kStage>
+  __device__ __forceinline__ void wait_v() {
+    // One stage: every piece of work fills it an even number of times, so its parity is that of the tile.
+    ptx::mbarrier_wait(&bar.v_full[kStage % T::kVStages], T::kVStages == 2 ? phase : kStage);
+  }
+
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void step(const Work& w, int n) {
+    if constexpr (kStage == 0) phase ^= 1;
+    if constexpr (T::kOverlap) {
+      overlapped_step<kMasked, kStage>(w, n);
+    } else {
+      serial_step<kMasked, kStage>(w, n);
+    }
+  }
+
+  // S of tile n and the product of the tile before, issued together so that the tensor cores never run dry; the weights of tile n in the shadow of the
+  // product. Two products, where one would not leave enough registers: the second runs beside the second half of the weights.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void overlapped_step(const Work& w, int n) {
+    Score s[T::kScores];
+    VisibleColumns columns[2];
+    TileWeights tile;
+    this->template visible_columns<kMasked>(w, n, columns);
+    const bool flagged = is_flagged();
+    this->template issue_qk<kStage>(s);
+    issue_pv<kStage ^ 1, 0>();
+    ptx::wgmma_wait<1>();
+    ptx::pin(s);
+    begin_softmax<kMasked>(s, columns, tile, flagged);
+    first_half<kMasked, kStage>(n, s, columns, tile, flagged);
+    settle_reference(tile, flagged);
+    if constexpr (T::kProducts == 2) {
+      if constexpr (T::kEarlyKeys) wait_next_k<kStage>(w, n);
+      ptx::wgmma_wait<0>();
+      ptx::pin(product[0]);
+      fold<0>(n + 1);
+      issue_pv<kStage ^ 1, 1>();
+    }
+    second_half<kMasked, kStage>(s, columns, tile, flagged);
+    release(&bar.k_empty[kStage]);
+    ptx::pin(packed[kStage]);
+    if (n > w.n_begin) fetch(n - 1);
+    if constexpr (T::kProducts == 1 || !T::kEarlyKeys) wait_next_k<kStage>(w, n);
+    wait_v<kStage>();
+    ptx::wgmma_wait<0>();
+    ptx::pin(product[0]);
+    ptx::pin(packed[kStage ^ 1]);
+    release(&bar.v_empty[(kStage ^ 1) % T::kVStages]);
+    fold<T::kProducts - 1>(n + 1);
+    take(tile);
+  }
+
+  // What the step after tile n waits for: its keys, the values of this one. The loops of these waits keep the compiler from moving weights below the wait
+  // for a product, whose shadow they belong into.
+  template <int kStage>
+  __device__ __forceinline__ void wait_next_k(const Work& w, int n) {
+    if (n > w.n_begin) ptx::mbarrier_wait(&bar.k_full[kStage ^ 1], phase ^ kStage);
+  }
+
+  // S and weights of tile n.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void weights_alone(const Work& w, int n) {
+    Score s[T::kScores];
+    VisibleColumns columns[2];
+    TileWeights tile;
+    this->template visible_columns<kMasked>(w, n, columns);
+    const bool flagged = is_flagged();
+    ptx::mbarrier_wait(&bar.k_full[kStage], phase);
+    this->template issue_qk<kStage>(s);
+    ptx::wgmma_wait<0>();
+    ptx::pin(s);
+    begin_softmax<kMasked>(s, columns, tile, flagged);
+    first_half<kMasked, kStage>(n, s, columns, tile, flagged);
+    settle_reference(tile, flagged);
+    second_half<kMasked, kStage>(s, columns, tile, flagged);
+    release(&bar.k_empty[kStage]);
+    take(tile);
+  }
+
+  // S, weights, product, one after the other; the other warpgroups fill the gaps.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void serial_step(const Work& w, int n) {
+    weights_alone<kMasked, kStage>(w, n);
+    wait_v<kStage>();
+    multiply_v<kStage, 0>(w, n);
+  }
+
+  // Products one after the other; with two buffers one is folded while the next one runs.
+  template <int kStage, int kIndex>
+  __device__ __forceinline__ void multiply_v(const Work& w, int n) {
+    constexpr bool kLast = kIndex == T::kProducts - 1, kAhead = kBuffers > 1 && !kLast;
+    if constexpr (kIndex == 0 || kBuffers == 1) issue_pv<kStage, kIndex>();
+    if constexpr (kAhead) issue_pv<kStage, kIndex + 1>();
+    if (kIndex == 0 && n > w.n_begin) fetch(n - 1);
+    ptx::wgmma_wait<kAhead ? 1 : 0>();
+    ptx::pin(product[kIndex % kBuffers]);
+    if constexpr (kLast) {
+      ptx::pin(packed[0]);
+      release(&bar.v_empty[kStage % T::kVStages]);
+    }
+    fold<kIndex>(n);
+    if constexpr (!kLast) multiply_v<kStage, kIndex + 1>(w, n);
+  }
+
+  __device__ __forceinline__ void first_tile(const Work& w, int n) {
+    if constexpr (T::kOverlap) {
+      phase ^= 1;
+      weights_alone<true, 0>(w, n);
+      if (n > w.n_begin) fetch(n - 1);
+      wait_next_k<0>(w, n);
+      wait_v<0>();
+    } else {
+      step<true, 0>(w, n);
+    }
+  }
+
+  template <int kStage, int kIndex>
+  __device__ __forceinline__ void last_products(int n) {
+    issue_pv<kStage, kIndex>();
+    ptx::wgmma_wait<0>();
+    ptx::pin(product[kIndex % kBuffers]);
+    fold<kIndex>(n);
+    if constexpr (kIndex + 1 < T::kProducts) {
+      last_products<kStage, kIndex + 1>(n);
+    } else {
+      release(&bar.v_empty[kStage % T::kVStages]);
+    }
+  }
+
+  __device__ __forceinline__ void run(const Work& w) {
+    state.reset();
+#pragma unroll
+    for (float& x : o) x = 0.f;
+    row = w.row0 + warpgroup * 64 + warp * 16 + lane / 4;
+    if (w.n_end <= w.n_begin) return;
+    head_tiles = (w.batch * p.num_heads_kv + w.head_kv) * p.tiles_k;
+    int n = w.n_end - 1;
+    if constexpr (kWeights == Weights::u8_tile) {
+      value_scale = __ldg(p.token_scale + static_cast<int64_t>(head_tiles + n) * kScaleTile);
+      shift_limit = __ldg(p.shift_limit + (head_tiles + n));
+    }
+    begin(w);
+    // Tile n goes to stage (n_end - 1 - n) % 2.
+    first_tile(w, n);
+    --n;
+    while (n >= w.n_begin) {
+#pragma unroll 1
+      while (n < w.n_full_end && n > w.n_full_begin) {
+        step<false, 1>(w, n);
+        step<false, 0>(w, n - 1);
+        n -= 2;
+      }
+      if (n < w.n_begin) break;
+      step<true, 1>(w, n);
+      if (--n < w.n_begin) break;
+      step<true, 0>(w, n);
+      --n;
+    }
+    release(&bar.q_empty);
+    const bool odd = (w.n_end - w.n_begin) % 2;
+    if constexpr (T::kOverlap) {
+      if (odd) {
+        last_products<0, 0>(w.n_begin);
+      } else {
+        last_products<1, 0>(w.n_begin);
+      }
+    }
+    if (odd) {
+      ptx::mbarrier_wait(&bar.k_full[1], phase);
+      wait_v<1>();
+      release(&bar.k_empty[1]);
+      release(&bar.v_empty[1 % T::kVStages]);
+    }
+    if constexpr (T::kTileBias) leave_bias_group();
+  }
+
+  __device__ __forceinline__ void finish(const Work& w) { epilogue8<T>(p, w, o, state, row, lane); }
+};
+
+template <class T>
+__global__ void __launch_bounds__(T::kThreads, 1)
+    attention8_kernel(const __grid_constant__ AttentionParams p, const __grid_constant__ WorkShape shape, const __grid_constant__ TensorMaps maps) {
+  run_roles<T, Consumer8<T>>(p, shape, maps);
+}
+
+}  // namespace chitu::cuda::sm90

@@ -1,0 +1,127 @@
+// What every consumer warpgroup does, whatever the format of P and V: scores, tile scales and bias, the walk over the key tiles of a piece of work.
+#pragma once
+#include "cuda/device/softmax.cuh"
+#include "producer.cuh"
+
+namespace chitu::cuda::sm90 {
+
+template <class T>
+struct ConsumerBase {
+  using Score = typename T::Score;
+  const AttentionParams& p;
+  char* smem;
+  Barriers& bar;
+  int warpgroup, warp, lane;                          // warp: within the warpgroup
+  uint64_t q_descriptor, k_descriptor, v_descriptor;  // v: set by the consumer, whose layout it is
+  RingState<2> bias_ring;
+  int bias_group;
+  uint32_t q_phase = 0;
+  // Key tile u of a piece of work lives in stage u % 2: all indices are constants. A piece with an odd number of tiles skips a stage at its end.
+  uint32_t phase = 1;  // parity of the stages of tile u
+  int row;             // first of the thread's two rows in the problem
+  float c0[2];         // |softmax_scale| * log2e * q_scale
+  const float* k_scale;
+  float ks_next;   // scale of the tile that is fetched next
+  RowScale scale;  // of the tile at hand
+
+  __device__ __forceinline__ ConsumerBase(const AttentionParams& p_, char* smem_, Barriers& bar_, int warpgroup_, int warp_, int lane_)
+      : p(p_), smem(smem_), bar(bar_), warpgroup(warpgroup_), warp(warp_), lane(lane_) {
+    uint32_t base = ptx::smem_u32(smem);
+    q_descriptor = ptx::wgmma_descriptor(base + T::kQOffset + warpgroup * 64 * T::kQkChunk, 16, 8 * T::kQkChunk, T::kQkSwizzle);
+    k_descriptor = ptx::wgmma_descriptor(base + T::kKOffset, 16, 8 * T::kQkChunk, T::kQkSwizzle);
+  }
+
+  // By all threads of the CTA, before the roles part.
+  static __device__ __forceinline__ void init_shared(char*) {}
+
+  __device__ __forceinline__ void release(uint64_t* barrier) {
+    if (lane == 0) ptx::mbarrier_arrive(barrier);
+  }
+
+  template <int kStage>
+  __device__ __forceinline__ void issue_qk(Score (&s)[T::kScores]) {
+    ptx::pin(s);
+    ptx::wgmma_fence();
+    uint64_t k = k_descriptor + kStage * (T::kKBytes >> 4);
+#pragma unroll
+    for (int i = 0; i < T::kHeadDim * T::kQkBytes / 32; ++i) {
+      constexpr int kSteps = T::kQkChunk / 32;  // 32 bytes of channels per instruction
+      uint64_t qi = q_descriptor + (i / kSteps * (T::kTileM * T::kQkChunk) + i % kSteps * 32 >> 4);
+      uint64_t ki = k + (i / kSteps * (T::kTileN * T::kQkChunk) + i % kSteps * 32 >> 4);
+      if constexpr (T::kInt8Qk) {
+        ptx::wgmma_ss_s8(s, qi, ki, i > 0);
+      } else if constexpr (T::kBf16) {
+        ptx::wgmma_ss_bf16(s, qi, ki, i > 0);
+      } else {
+        ptx::wgmma_ss_f16(s, qi, ki, i > 0);
+      }
+    }
+    ptx::wgmma_commit();
+  }
+
+  // Scale and bias of key tile n; walks down through the bias ring.
+  __device__ __forceinline__ void fetch_tile(int n) {
+    if constexpr (T::kInt8Qk) {
+      int t = n * T::kTileN / kScaleTile;
+      if constexpr (T::kTileBias) {
+        if (t / kBiasTiles != bias_group) next_bias_group(t / kBiasTiles);
+        const float* b = reinterpret_cast<const float*>(smem + T::kBiasOffset) + (bias_ring.index * kBiasTiles + t % kBiasTiles) * T::kBiasStride +
+                         warpgroup * 64 + warp * 16 + lane / 4;
+        scale.bias[0] = b[0];
+        scale.bias[1] = b[8];
+      }
+      if constexpr (!T::kOverlap) ks_next = __ldg(k_scale + t * 4);  // PV hides the latency
+      scale.c[0] = c0[0] * ks_next;
+      scale.c[1] = c0[1] * ks_next;
+      if constexpr (T::kOverlap) ks_next = __ldg(k_scale + max(n - 1, 0) * T::kTileN / kScaleTile * 4);  // a tile ahead
+    }
+  }
+
+  __device__ __forceinline__ void next_bias_group(int group) {
+    if (bias_group >= 0) leave_bias_group();
+    ptx::mbarrier_wait(&bar.bias_full[bias_ring.index], bias_ring.phase);
+    bias_group = group;
+  }
+
+  __device__ __forceinline__ void leave_bias_group() {
+    __syncwarp();
+    release(&bar.bias_empty[bias_ring.index]);
+    bias_ring.advance();
+  }
+
+  template <bool kMasked>
+  __device__ __forceinline__ void visible_columns(const Work& w, int n, VisibleColumns (&columns)[2]) {
+    if constexpr (kMasked) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        int i = row + r * 8;
+        int first = max(0, i + w.lo), last = min(w.seqlen_k - 1, i + w.hi);
+        columns[r].first = first - n * T::kTileN - lane % 4 * 2;
+        columns[r].count = max(0, last - first + 1);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void begin(const Work& w) {
+    if constexpr (T::kInt8Qk) {
+      int64_t head = static_cast<int64_t>(w.batch) * p.num_heads_q + w.head;
+      const float factor = fabsf(p.softmax_scale) * 1.4426950408889634f;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        int i = min(row + r * 8, p.seqlen_q - 1);
+        c0[r] = factor * __ldg(p.q_scale + head * p.seqlen_q_padded + i);
+      }
+      k_scale = p.k_scale + (static_cast<int64_t>(w.batch) * p.num_heads_kv + w.head_kv) * p.tiles_k * 4 + lane % 4;
+      ks_next = __ldg(k_scale + (w.n_end - 1) * T::kTileN / kScaleTile * 4);
+      bias_group = -1;
+    } else {
+      scale.c[0] = scale.c[1] = p.softmax_scale * 1.4426950408889634f;
+      scale.bias[0] = scale.bias[1] = 0.f;
+    }
+    fetch_tile(w.n_end - 1);
+    ptx::mbarrier_wait(&bar.q_full, q_phase);
+    q_phase ^= 1;
+  }
+};
+
+}  // namespace chitu::cuda::sm90

@@ -1,0 +1,11 @@
+// INT8 QK, e4m3 PV, head_dim 256.
+#include "launch8.cuh"
+
+namespace chitu::cuda::sm90 {
+
+cudaError_t launch_int8_f8_d256(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::e4m3_tile, kLogWords, 256, 2, false>(p, stream); }
+cudaError_t launch_int8_f8_running_d256(const AttentionParams& p, cudaStream_t stream) {
+  return launch8_any<Weights::e4m3_running, 0, 256, 2, false>(p, stream);
+}
+
+}  // namespace chitu::cuda::sm90
