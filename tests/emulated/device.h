@@ -57,6 +57,7 @@ inline std::uint32_t __float_as_uint(float x) { return std::bit_cast<std::uint32
 inline float __uint_as_float(std::uint32_t x) { return std::bit_cast<float>(x); }
 inline int __float_as_int(float x) { return std::bit_cast<int>(x); }
 inline float __int_as_float(int x) { return std::bit_cast<float>(x); }
+inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
 inline float __int2float_rn(int x) { return static_cast<float>(x); }
 
 // The host rounds to nearest, and this code is built without contraction.

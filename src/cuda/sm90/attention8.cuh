@@ -121,7 +121,7 @@ struct Consumer8 : ConsumerBase<T> {
 
   // What the weights are measured against.
   template <bool kMasked>
-  __device__ __forceinline__ void begin_softmax(const Score (&s)[T::kScores], const VisibleColumns (&columns)[2], TileWeights& tile, bool flagged) {
+  __device__ __forceinline__ void begin_softmax(Score (&s)[T::kScores], const VisibleColumns (&columns)[2], TileWeights& tile, bool flagged) {
     row_tops<kMasked>(s, tile.top, scale.c, columns);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -135,16 +135,28 @@ struct Consumer8 : ConsumerBase<T> {
         float m = ptx::max_nan(state.m[r], tile.top[r]);
         tile.w[r] = ptx::exp2_approx(state.m[r] - m);
         state.m[r] = m;
-        tile.base[r] = kLog2Of448 - m;
       }
+    }
+    const bool huge[2] = {is_huge(tile.top[0]) && tile.top[0] != kLowest<float>, is_huge(tile.top[1]) && tile.top[1] != kLowest<float>};
+    float from[2] = {tile.top[0], tile.top[1]};  // what base counts from
+    if constexpr (kWeights == Weights::e4m3_running) from[0] = state.m[0], from[1] = state.m[1];
+    if (__any_sync(~0u, huge[0] || huge[1])) {
+      tame_scores(s, huge, tile.top, scale.c);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) from[r] = huge[r] ? from[r] - tile.top[r] : from[r];
+    }
+    if constexpr (kWeights == Weights::e4m3_running) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) tile.base[r] = kLog2Of448 - from[r];
     } else {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        tile.base[r] = 8.f - tile.top[r];
+        tile.base[r] = 8.f - from[r];
         if constexpr (kWeights == Weights::u8_tile) {
+          tile.margin[r] = flagged ? 0.f : margin(from[r]);
           // Flagged: weights are scaled by a power of two near 1/t, so that their products with t stay in the range of f32 whatever the size of V.
-          float offset = flagged ? static_cast<float>(127 - value_exponent()) : kLog2CodeUnit - margin(tile.top[r]);
-          tile.base[r] = offset - tile.top[r];
+          float offset = flagged ? static_cast<float>(127 - value_exponent()) : kLog2CodeUnit - tile.margin[r];
+          tile.base[r] = offset - from[r];
         }
       }
     }
@@ -155,13 +167,13 @@ struct Consumer8 : ConsumerBase<T> {
   static __device__ __forceinline__ float margin(float top) { return fmaxf(fminf(fabsf(top), FLT_MAX) - 4096.f, 0.f) * 0x1p-22f; }
 
   // Moves the reference where the tile's level calls for it, and measures the tile against it.
-  __device__ __forceinline__ void settle_reference(TileWeights& tile, bool flagged) {
+  __device__ __forceinline__ void settle_reference(TileWeights& tile) {
     if constexpr (kWeights != Weights::e4m3_running) {
       if (__any_sync(~0u, tile.level[0] > state.m[0] + kSlack || tile.level[1] > state.m[1] + kSlack)) raise_reference(tile.level);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float above = tile.level[r] - state.m[r];
-        if (kWeights == Weights::u8_tile && !flagged) above += margin(tile.top[r]);
+        if constexpr (kWeights == Weights::u8_tile) above += tile.margin[r];
         tile.w[r] = ptx::exp2_approx(above);
       }
     }
@@ -283,7 +295,7 @@ struct Consumer8 : ConsumerBase<T> {
     ptx::pin(s);
     begin_softmax<kMasked>(s, columns, tile, flagged);
     first_half<kMasked, kStage>(n, s, columns, tile, flagged);
-    settle_reference(tile, flagged);
+    settle_reference(tile);
     if constexpr (T::kProducts == 2) {
       if constexpr (T::kEarlyKeys) wait_next_k<kStage>(w, n);
       ptx::wgmma_wait<0>();
@@ -326,7 +338,7 @@ struct Consumer8 : ConsumerBase<T> {
     ptx::pin(s);
     begin_softmax<kMasked>(s, columns, tile, flagged);
     first_half<kMasked, kStage>(n, s, columns, tile, flagged);
-    settle_reference(tile, flagged);
+    settle_reference(tile);
     second_half<kMasked, kStage>(s, columns, tile, flagged);
     release(&bar.k_empty[kStage]);
     take(tile);

@@ -56,10 +56,27 @@ __device__ __forceinline__ void row_tops(const int32_t (&s)[kCount], float (&top
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     int t = max(largest[r][0], largest[r][1]);
-    float x = to_f32(t) * c[r];
+    float x = rounded_logit(t, c[r]);
     if (kMasked && t == INT_MIN) x = kLowest<float>;
     top[r] = quad_max_nan(x);
   }
+}
+
+// Rare: rows whose scores are so large that the exact product and its rounded value, of which `top` is made, lie octaves apart. Their scores become distances
+// from `top` in steps of 2^-16, with c to match.
+constexpr float kTameUnit = 0x1p-16f;
+
+template <int kCount>
+__device__ __forceinline__ void tame_scores(int32_t (&s)[kCount], const bool (&huge)[2], const float (&top)[2], float (&c)[2]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    int r = i / 2 % 2;
+    float below = __fsub_rn(rounded_logit(s[i], c[r]), top[r]);
+    int tame = __float2int_rn(fmaxf(fminf(below, 0.f), -1024.f) * (1 / kTameUnit));
+    s[i] = huge[r] ? tame : s[i];
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) c[r] = huge[r] ? kTameUnit : c[r];
 }
 
 // s * c + base in word w of row r, -inf where masked.
@@ -74,8 +91,9 @@ __device__ __forceinline__ void word_logits(const int32_t (&s)[kCount], int w, i
 
 // What one tile's weights need and leave, for the thread's two rows. The words are made in two halves, between which the caller may do other things.
 struct TileWeights {
-  float top[2], level[2];         // largest x of the tile; that plus the tile's bias
+  float top[2], level[2];         // largest x of the tile, from which the weights count; that plus the tile's bias
   float base[2];                  // P = 2^(s * c + base)
+  float margin[2];                // u8_tile: octaves by which base lowers P
   float w[2], shift[2];           // factors with which the product joins O (RowState8)
   float raw[2][2];                // this thread's sums of P before rounding, two chains
   uint32_t code[2];               // u8_tile: of the codes
