@@ -54,7 +54,8 @@ struct State {
   Barrier barriers[kBarriers];
   int running, live;  // running -1: the scheduler itself
   void* scheduler;
-  bool reversed, faulted;
+  std::uint32_t launches;
+  bool reversed, modest, faulted;
   void (*body)(void*);
   void* argument;
   std::uint32_t shared_bytes;
@@ -224,6 +225,7 @@ void run_grid(int threads) {
 
 const std::string& last_fault() { return s.fault; }
 bool reversed() { return s.reversed; }
+bool modest() { return s.modest; }
 unsigned char poison() { return s.reversed ? 0xFF : 0x5A; }
 void add_unit(const Unit& unit) { units().push_back(unit); }
 
@@ -231,7 +233,10 @@ cudaError_t launch(std::int64_t blocks, int threads, std::int64_t shared, void (
   const std::lock_guard lock(launching);
   if (blocks < 0 || blocks > 0x7fffffff || threads < 1 || threads > kMaxThreads || shared < 0 || shared > gpu().shared_bytes)
     return cudaErrorInvalidConfiguration;
-  s.reversed = !s.reversed;
+  // Not by turns: calls of an even number of launches would meet one order only.
+  const std::uint32_t mode = ++s.launches * 0x9e3779b1u >> 30;
+  s.reversed = (mode & 1) != 0;
+  s.modest = (mode & 2) != 0;
   s.faulted = false;
   s.fault.clear();
   s.body = body;
