@@ -47,13 +47,22 @@ CPU = [
      "test_kernels", "Cases/*/0"),
     ("K scale of the neighbouring group", "src/cpu/device/lut_softmax-inl.h", "Simd::mul(Simd::load(t.q_factor + v * kL), Simd::set(t.head->k_scale[g]));\n    off[g]",
      "Simd::mul(Simd::load(t.q_factor + v * kL), Simd::set(t.head->k_scale[g ^ 1]));\n    off[g]", "test_kernels", "Cases/*/0"),
-    ("lost weights are not put back", "src/cpu/device/lut_softmax-inl.h", "const F fix = Simd::select(fixed, Simd::mul(Simd::to_f(diff), Simd::set(1.0f / 128)), Simd::zero());",
-     "const F fix = Simd::select(fixed, Simd::zero(), Simd::zero());", "test_kernels", "Cases/*/65:Cases/*/73"),
+    ("lost weights are not put back", "src/cpu/device/lut_softmax-inl.h", "F fix = Simd::select(fixed, Simd::mul(Simd::to_f(diff), Simd::set(1.0f / 128)), Simd::zero());",
+     "F fix = Simd::select(fixed, Simd::zero(), Simd::zero());", "test_kernels", "Cases/*/65:Cases/*/73"),
     ("the row's maximum is kept, its sum is not", "src/cpu/device/float_softmax-inl.h", "Simd::mul(Simd::load(state.sum + v * kL), keep)", "Simd::load(state.sum + v * kL)", "test_kernels", "Cases/*/0"),
     ("the tail of a window is one key short", "src/cpu/device/block-inl.h", "smaller<std::int64_t>(a.seqlen_k, i + a.diagonal + a.right + 1)", "smaller<std::int64_t>(a.seqlen_k, i + a.diagonal + a.right)",
      "test_kernels", "Cases/*/1"),
     ("amax of V forgets the last vector", "src/cpu/device/quantize-inl.h", "for (int d = 0; d < width; d += kL) m = Simd::max_i(m,", "for (int d = 0; d + kL < width; d += kL) m = Simd::max_i(m,",
      "test_kernels", "Cases/*/0"),
+]
+
+CPU += [
+    ("weights of K's channels are not given to Q", "src/cpu/prepare.cc", "q[d] = sign * weight;", "q[d] = sign;", "test_kernels", "Cases/*/76"),
+    ("a small channel of K is blown up", "src/core/key_weights.h", "|| exponent <= median) return 0;", ") return 0;", "test_key_weights", "*"),
+    ("the correction of flagged tiles has no bound", "src/cpu/device/lut_softmax-inl.h", "fix = Simd::max(Simd::sub(Simd::zero(), limit), Simd::min(limit, fix));", "",
+     "test_key_weights", "*Correction*"),
+    ("the maximum lags behind huge scores", "src/cpu/device/float_softmax-inl.h", "Simd::select(Simd::lt(size, Simd::set(kLazyLimit)), Simd::set(t.lazy_octaves), Simd::zero())",
+     "Simd::set(t.lazy_octaves)", "test_hostile", "*Huge*"),
 ]
 
 # Run by the emulator (docs/emulation.md).
