@@ -37,9 +37,6 @@ enum class Accumulate : std::uint8_t { f32, tile_f32, tile_f16, f16, tile_s32, f
 /// f32: 2^x in f32. lut16: the CPU's 16-bit table (core/lut_exp.h). log_code: e4m3 bits straight from x for the words that log_code_mask selects.
 enum class Exponential : std::uint8_t { f32, lut16, log_code };
 
-/// Levels of this size and more are not left behind by a lagging maximum: f32 would no longer keep the distance of lazy_octaves.
-constexpr float kLazyLimit = 1048576.0f;
-
 struct Scheme {
   Method method = Method::exact;
   bool rotate = false;

@@ -250,8 +250,7 @@ void Block::visit(RowState& r) {
   if (!scores(r)) return;
   const float level = nan_max(scores_.x), tile_bias = bias(r), top = level + tile_bias;
   if (top == kMinusInf) return;
-  const float lag = s_.p_ref == PReference::lazy && std::fabs(level) < core::kLazyLimit ? s_.lazy_octaves : 0.0f;
-  const bool keep = r.m != kMinusInf && top - r.m <= lag;
+  const bool keep = s_.p_ref == PReference::lazy ? r.m != kMinusInf && top - r.m <= s_.lazy_octaves : top <= r.m;
   if (!keep) raise_max(r, top);
   const bool c3 = s_.v == VFormat::s8_c3, flagged = c3 && v_.flagged[static_cast<std::size_t>(tile_.number)];
   if (flagged)

@@ -61,8 +61,6 @@ CPU += [
     ("a small channel of K is blown up", "src/core/key_weights.h", "|| exponent <= median) return 0;", ") return 0;", "test_key_weights", "*"),
     ("the correction of flagged tiles has no bound", "src/cpu/device/lut_softmax-inl.h", "fix = Simd::max(Simd::sub(Simd::zero(), limit), Simd::min(limit, fix));", "",
      "test_key_weights", "*Correction*"),
-    ("the maximum lags behind huge scores", "src/cpu/device/float_softmax-inl.h", "Simd::select(Simd::lt(size, Simd::set(kLazyLimit)), Simd::set(t.lazy_octaves), Simd::zero())",
-     "Simd::set(t.lazy_octaves)", "test_hostile", "*Huge*"),
 ]
 
 # Run by the emulator (docs/emulation.md).

@@ -35,9 +35,7 @@ CHITU_INLINE F move_max(const FloatTile& t, int v, F level, FloatState& state) {
   const F m = Simd::load(state.m + v * kL);
   F m1 = max_nan(m, top);
   if (t.lazy_octaves > 0.0f) {  // stay unless the top is more than lazy_octaves above; NaN moves
-    const F size = Simd::as_f(Simd::and_i(Simd::as_i(level), Simd::set_i(0x7fffffff)));
-    const F lag = Simd::select(Simd::lt(size, Simd::set(kLazyLimit)), Simd::set(t.lazy_octaves), Simd::zero());
-    const M first = Simd::eq(m, none), high = Simd::lt(lag, Simd::sub(top, m));
+    const M first = Simd::eq(m, none), high = Simd::lt(Simd::set(t.lazy_octaves), Simd::sub(top, m));
     const M move = Simd::either(Simd::either(first, high), Simd::is_nan(top));
     m1 = Simd::select(move, top, m);
   }

@@ -11,7 +11,6 @@ enum class Elem : std::uint8_t { f32, f16, bf16 };
 
 constexpr int kTile = 128;       // keys per tile: the grain of means, scales, flags, P's maximum
 constexpr int kGroups = 4;       // K scales per tile
-constexpr float kLazyLimit = 1048576.0f;  // core/scheme.h: larger levels are not left behind by a lagging maximum
 constexpr int kTilesPerChunk = 32;  // partial results are merged every 4096 keys, whoever computed them: decode may then split there bit for bit
 
 /// Rows of one head: token t is at data + t*stride elements.

@@ -55,7 +55,7 @@ struct RowState {
 };
 
 // Logits of this size and more leave their product's exact value octaves away from its rounded one, which m is made of: a row whose base reaches it takes
-// rounded products. core/scheme.h has the same number for the lag of the maximum.
+// rounded products.
 constexpr float kHuge = 1048576.f;
 __device__ __forceinline__ bool is_huge(float base) { return fabsf(base) >= kHuge; }
 

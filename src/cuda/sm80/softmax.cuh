@@ -145,6 +145,9 @@ __device__ __forceinline__ uint32_t pack_bytes(uint32_t a, uint32_t b, uint32_t 
   return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
 }
 
+// Larger scores are not left behind by a lagging maximum: rounding them could add octaves to its lag, and f16 has none to spare.
+constexpr float kLazyLimit = 1048576.0f;
+
 // P of f16 and bf16: against the running maximum, which may lag by p.lazy_octaves.
 template <class T>
 __device__ __forceinline__ void weights_half(const AttentionParams& p, const float (&bias)[2], float (&x)[T::kBlocks][4], uint32_t (&pk)[T::kWords],
@@ -152,7 +155,7 @@ __device__ __forceinline__ void weights_half(const AttentionParams& p, const flo
   float top[2], offset[2], sum[2];
   row_max<T>(x, top);
   const float level[2] = {top[0] + bias[0], top[1] + bias[1]};
-  const float slack[2] = {fabsf(top[0]) < core::kLazyLimit ? p.lazy_octaves : 0.0f, fabsf(top[1]) < core::kLazyLimit ? p.lazy_octaves : 0.0f};
+  const float slack[2] = {fabsf(top[0]) < kLazyLimit ? p.lazy_octaves : 0.0f, fabsf(top[1]) < kLazyLimit ? p.lazy_octaves : 0.0f};
   raise(level, slack, state, fold.keep);
   // bias - m, but not by way of the bias: where it is huge, its rounding would put the level octaves away from the tile's largest key
 #pragma unroll
