@@ -64,7 +64,7 @@ std::vector<NamedCase> cases() {
   add("wider values", sized(100, 300, 64, 128));
   add("narrower values", sized(100, 300, 128, 64));
   for (std::int64_t d : {1, 7, 40, 80, 96, 192, 250, 256}) add("head_dim", sized(70, 270, d));
-  for (const char* set : {"3", "4", "5", "7", "9", "10", "11", "12", "13", "14", "15", "16-gap6", "17-zero", "zero-rows"}) {
+  for (const char* set : {"3", "4", "5", "7", "9", "10", "11", "12", "13", "14", "15", "16-gap6", "17-zero", "zero-rows", "6", "first-tile"}) {
     add("input set", sized(130, 600, 64), [set](CallSpec& s) { s.input_set = set; });
   }
   return list;

@@ -52,7 +52,7 @@ MAY_INCLUDE = {
     "tests": {"api", "core", "eval", "reference", "cpu/device", "cpu", "cuda/device", "cuda", "distributed", "front", "apps"},
 }
 # The oracles judge the kernels, so they share definitions with them, but no arithmetic beyond the rounding of one value.
-EVAL_CORE = {"src/core/codec.h", "src/core/mask.h", "src/core/scheme.h", "src/core/hd.h", "src/core/rotation.h"}
+EVAL_CORE = {"src/core/codec.h", "src/core/mask.h", "src/core/scheme.h", "src/core/hd.h", "src/core/key_weights.h", "src/core/rotation.h"}
 
 # Headers that are neither ours nor the standard library's, and where they may be included.
 THIRD_PARTY = [

@@ -73,8 +73,10 @@ TEST(RowsHostile, TheCorrectionStaysWithinV) {
     float largest = 0;
     for (std::size_t i = 0; i < v.size(); ++i) {
       const std::size_t row = i / static_cast<std::size_t>(s.head_dim_v * s.heads_kv), d = i % static_cast<std::size_t>(s.head_dim_v);
-      if (d < 8) v[i] *= row % 8 == 3 ? 6e2f : 1e-2f;  // tokens 3, 11, ..: never sampled
-      else v[i] = 3e4f + 3e2f * v[i];
+      if (d < 8)
+        v[i] *= row % 8 == 3 ? 6e2f : 1e-2f;  // tokens 3, 11, ..: never sampled
+      else
+        v[i] = 3e4f + 3e2f * v[i];
       largest = std::max(largest, std::fabs(v[i]));
     }
     call.set_v(v);

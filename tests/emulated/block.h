@@ -3,7 +3,7 @@
 // A block of CUDA threads on one host thread: fibers, scheduled until each waits for something, and the barriers of a block.
 //
 // A warp runs until all of its lanes wait; then the next warp that can. So a warp runs as far ahead of the others as its barriers allow, and a missing one
-// shows. Every second launch goes through warps and lanes in the opposite order. Nothing here is thread-safe: one launch at a time, by a lock in launch().
+// shows. Half of the launches go through warps and lanes in the opposite order. Nothing here is thread-safe: one launch at a time, by a lock in launch().
 
 #include <cuda_runtime_api.h>
 
@@ -33,8 +33,9 @@ const std::string& last_fault();
 inline int thread() { return static_cast<int>(thread_index.x); }
 inline int lane() { return thread() % 32; }
 inline int warp() { return thread() / 32; }
-/// The other order of this launch: whatever may happen in any order should ask.
+/// How this launch goes: last warp, lane and copy first; and after giving something up let others go first instead of running ahead.
 bool reversed();
+bool modest();
 
 /// bar.sync and bar.arrive. threads 0: all that have not ended (__syncthreads).
 void barrier_sync(int id, int threads);
@@ -43,6 +44,8 @@ void barrier_arrive(int id, int threads);
 /// Blocks the running thread until wake(). `what` and `detail` tell of it in a report of a deadlock.
 void wait_for(const char* what, std::uint64_t detail);
 void wake(int thread);
+/// Another warp goes first, if one can.
+void let_others_run();
 
 /// A warp-wide operation: the last lane to arrive calls execute() with the operands of all, which lie on the lanes' stacks.
 using Execute = void (*)(void* const* operands);

@@ -30,11 +30,12 @@ template <class... Params>
 std::string run(void (*kernel)(Params...), int threads, std::type_identity_t<Params>... params) {
   return cuda::launch_kernel(kernel, 1, threads, 64 * 1024, nullptr, params...) == cudaSuccess ? "" : emulated::last_fault();
 }
-/// The same in both orders.
+/// The same in every order.
 template <class... Params>
-std::string run_twice(void (*kernel)(Params...), int threads, std::type_identity_t<Params>... params) {
-  const std::string first = run(kernel, threads, params...), second = run(kernel, threads, params...);
-  return first.empty() ? second : first;
+std::string run_often(void (*kernel)(Params...), int threads, std::type_identity_t<Params>... params) {
+  std::string fault;
+  for (int i = 0; i < 8 && fault.empty(); ++i) fault = run(kernel, threads, params...);
+  return fault;
 }
 
 #define EXPECT_FAULT(text, part) EXPECT_NE((text).find(part), std::string::npos) << (text)
@@ -65,7 +66,7 @@ TEST(Emulator, ReportsLanesThatDisagree) {
                "whole warps");
 }
 
-/// The order of warps changes from launch to launch, and a warp runs ahead: a missing barrier changes what is read in one of two launches.
+/// The order of warps changes from launch to launch, and a warp runs ahead: a missing barrier changes what is read in some.
 TEST(Emulator, AMissingBarrierShows) {
   std::vector<int> out(64);
   const auto kernel = +[](int* to) {
@@ -74,7 +75,7 @@ TEST(Emulator, AMissingBarrierShows) {
     to[threadIdx.x] = from[63 - threadIdx.x];
   };
   bool wrong = false;
-  for (int i = 0; i < 2; ++i) {
+  for (int i = 0; i < 8; ++i) {
     ASSERT_EQ(run(kernel, 64, out.data()), "");
     for (int t = 0; t < 64; ++t) wrong = wrong || out[static_cast<std::size_t>(t)] != 63 - t;
   }
@@ -90,7 +91,7 @@ TEST(Emulator, SharedMemoryStartsPoisoned) {
     to[1] = dynamic[5];
     fixed = dynamic[5] = 1;
   };
-  for (int i = 0; i < 4; ++i) {
+  for (int i = 0; i < 8; ++i) {
     ASSERT_EQ(run(kernel, 1, out.data()), "");
     EXPECT_TRUE(out[0] == -1 || out[0] == 0x5a5a5a5a) << out[0];
     EXPECT_EQ(out[0], out[1]);
@@ -137,7 +138,7 @@ TEST(Emulator, ACopyLandsWhenItIsWaitedFor) {
 }
 
 TEST(Emulator, MbarriersCountPhases) {
-  ASSERT_EQ(run_twice(
+  ASSERT_EQ(run_often(
                 +[] {
                   CHITU_DYNAMIC_SHARED(std::uint64_t, 16, barrier);
                   if (threadIdx.x == 0) ptx::mbarrier_init(barrier, 64);
@@ -199,7 +200,7 @@ TEST(Emulator, TensorLoadsSwizzleAndFillWithZeros) {
     if (to[0] != 0x5a5a && to[0] != 0xffff) return;  // landed too early
     std::memcpy(to, shared, 512);
   };
-  ASSERT_EQ(run_twice(kernel, 64, m, out.data(), true), "");
+  ASSERT_EQ(run_often(kernel, 64, m, out.data(), true), "");
   for (int r = 0; r < 8; ++r)
     for (int c = 0; c < 32; ++c) {
       const int row = r - 1, column = c - 8, chunk = c / 8 ^ (r / 2 % 4);
@@ -242,7 +243,7 @@ TEST(Emulator, WgmmaRunsWhenItIsWaitedFor) {
         if (out[static_cast<std::size_t>(r * 64 + n)] != static_cast<float>(1 + 120 + 16 * n)) return false;
     return true;
   };
-  EXPECT_EQ(run_twice(wgmma_kernel, 128, out.data(), Wgmma::right), "");
+  EXPECT_EQ(run_often(wgmma_kernel, 128, out.data(), Wgmma::right), "");
   EXPECT_TRUE(correct());
   EXPECT_FAULT(run(wgmma_kernel, 128, out.data(), Wgmma::no_fence), "without a wgmma.fence");
   EXPECT_FAULT(run(wgmma_kernel, 128, out.data(), Wgmma::no_wait), "did not commit or wait for");

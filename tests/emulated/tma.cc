@@ -156,6 +156,7 @@ void mbarrier_arrive(std::uint64_t* barrier, std::uint32_t bytes) {
   b.bytes += bytes;
   b.pending = (b.pending - 1) & 1023;
   settle(barrier, b);
+  if (modest() && bytes == 0) let_others_run();  // they may overwrite what this thread has given up
 }
 
 void mbarrier_wait(std::uint64_t* barrier, std::uint32_t parity) {

@@ -47,8 +47,8 @@ CPU = [
      "test_kernels", "Cases/*/0"),
     ("K scale of the neighbouring group", "src/cpu/device/lut_softmax-inl.h", "Simd::mul(Simd::load(t.q_factor + v * kL), Simd::set(t.head->k_scale[g]));\n    off[g]",
      "Simd::mul(Simd::load(t.q_factor + v * kL), Simd::set(t.head->k_scale[g ^ 1]));\n    off[g]", "test_kernels", "Cases/*/0"),
-    ("lost weights are not put back", "src/cpu/device/lut_softmax-inl.h", "const F fix = Simd::select(fixed, Simd::mul(Simd::to_f(diff), Simd::set(1.0f / 128)), Simd::zero());",
-     "const F fix = Simd::select(fixed, Simd::zero(), Simd::zero());", "test_kernels", "Cases/*/65:Cases/*/73"),
+    ("lost weights are not put back", "src/cpu/device/lut_softmax-inl.h", "F fix = Simd::select(fixed, Simd::mul(Simd::to_f(diff), Simd::set(1.0f / 128)), Simd::zero());",
+     "F fix = Simd::select(fixed, Simd::zero(), Simd::zero());", "test_kernels", "Cases/*/65:Cases/*/73"),
     ("the row's maximum is kept, its sum is not", "src/cpu/device/float_softmax-inl.h", "Simd::mul(Simd::load(state.sum + v * kL), keep)", "Simd::load(state.sum + v * kL)", "test_kernels", "Cases/*/0"),
     ("the tail of a window is one key short", "src/cpu/device/block-inl.h", "smaller<std::int64_t>(a.seqlen_k, i + a.diagonal + a.right + 1)", "smaller<std::int64_t>(a.seqlen_k, i + a.diagonal + a.right)",
      "test_kernels", "Cases/*/1"),
@@ -56,4 +56,28 @@ CPU = [
      "test_kernels", "Cases/*/0"),
 ]
 
-MUTANTS = FRONT + REFERENCE + CPU
+CPU += [
+    ("weights of K's channels are not given to Q", "src/cpu/prepare.cc", "q[d] = sign * weight;", "q[d] = sign;", "test_kernels", "Cases/*/76"),
+    ("a small channel of K is blown up", "src/core/key_weights.h", "|| exponent <= median) return 0;", ") return 0;", "test_key_weights", "*"),
+    ("the correction of flagged tiles has no bound", "src/cpu/device/lut_softmax-inl.h", "fix = Simd::max(Simd::sub(Simd::zero(), limit), Simd::min(limit, fix));", "",
+     "test_key_weights", "*Correction*"),
+    ("the maximum lags behind huge scores", "src/cpu/device/float_softmax-inl.h", "Simd::select(Simd::lt(size, Simd::set(kLazyLimit)), Simd::set(t.lazy_octaves), Simd::zero())",
+     "Simd::set(t.lazy_octaves)", "test_hostile", "*Huge*"),
+]
+
+# Run by the emulator (docs/emulation.md).
+CUDA = [
+    ("rotation exchanges with the wrong lane", "src/cuda/quantize_rows.cuh", "__shfl_xor_sync(~0u, x[i], mask)", "__shfl_xor_sync(~0u, x[i], 3 - mask)",
+     "cuda_emulated_tests", "*Prepass.Sequences*/chitu"),
+    ("absmax of the tokens is read before it is written", "src/cuda/quantize_v.cu", "token_max[row] = __uint_as_float(mine);\n    __syncthreads();",
+     "token_max[row] = __uint_as_float(mine);", "cuda_emulated_tests", "*Prepass.Sequences*/chitu_int8"),
+    ("tile n is multiplied before its copy has landed for all", "src/cuda/sm80/attention.cuh",
+     "        __syncthreads();  // tile n is there for all, and with two stages all have read tile n - 1\n", "", "cuda_emulated_tests", "*Rows.IgnorePadding/int_flash"),
+    ("scores are read before wgmma has made them", "src/cuda/sm90/attention.cuh", "    ptx::wgmma_wait<1>();", "    ptx::wgmma_wait<2>();", "cuda_emulated_tests",
+     "*Rows.IgnorePadding/exact"),
+    ("cleared values do not reach wgmma", "src/cuda/sm90/attention.cuh", "    ptx::fence_proxy_async();\n", "", "cuda_emulated_tests", "*Rows.IgnorePadding/exact"),
+    ("q for the bias is replaced while it is read", "src/cuda/sm90/producer.cuh",
+     "      ptx::bar_sync(kBarBias, kBiasWarps * 32);  // all are done with the previous q\n", "", "cuda_emulated_tests", "*Rows.ARowDoes*/chitu"),
+]
+
+MUTANTS = FRONT + REFERENCE + CPU + CUDA

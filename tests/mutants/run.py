@@ -29,6 +29,7 @@ FAST = [
     ("src/cpu/isa.cc", "return &scalar_table();", "return nullptr;"),
     ("src/reference/CMakeLists.txt", "PRIVATE -O3", "PRIVATE -O1"),
     ("src/eval/CMakeLists.txt", "PRIVATE -O3", "PRIVATE -O1"),
+    ("tests/emulated/CMakeLists.txt", "PRIVATE -O2", "PRIVATE -O1"),
 ]
 # Enough of the cases: the mutants are coarse.
 ENVIRONMENT = dict(os.environ, CHITU_NUM_THREADS="2", CHITU_TEST_EFFORT="0.15")
@@ -60,7 +61,7 @@ class Scratch:
         for name in FOLDERS:
             source = ROOT / name
             if source.is_dir():
-                shutil.copytree(source, self.tree / name, ignore=shutil.ignore_patterns("cuda", "corpus") if name == "tests" else None)
+                shutil.copytree(source, self.tree / name, ignore=shutil.ignore_patterns("corpus") if name == "tests" else None)
             else:
                 shutil.copy2(source, self.tree / name)
         for _, path, *_ in MUTANTS:  # an object of the last run may come from spoilt text: everything that can be spoilt is compiled anew
@@ -69,7 +70,7 @@ class Scratch:
             replace_once(self.tree / path, old, new)
         cpu = self.tree / "src/cpu/CMakeLists.txt"
         cpu.write_text(cpu.read_text(encoding="utf-8").replace(" isa_scalar.cc", ""), encoding="utf-8")
-        for name in ("fuzz", "consumer", "cuda", "emulated", "cli"):
+        for name in ("fuzz", "consumer", "cli"):
             shutil.rmtree(self.tree / "tests" / name, ignore_errors=True)
             (self.tree / "tests" / name).mkdir()
             (self.tree / "tests" / name / "CMakeLists.txt").write_text("", encoding="utf-8")

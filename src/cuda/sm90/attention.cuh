@@ -329,6 +329,7 @@ struct Consumer : ConsumerBase<T> {
     if (odd) {
       ptx::mbarrier_wait(&bar.k_full[1], phase);
       ptx::mbarrier_wait(&bar.v_full[1], phase);
+      __syncwarp();  // no product between: lane 0 alone could let two phases pass before another lane has looked
       release(&bar.k_empty[1]);
       release(&bar.v_empty[1]);
     }
