@@ -435,6 +435,7 @@ struct Consumer8 : ConsumerBase<T> {
     if (odd) {
       ptx::mbarrier_wait(&bar.k_full[1], phase);
       wait_v<1>();
+      __syncwarp();  // no product between: lane 0 alone could let two phases pass before another lane has looked
       release(&bar.k_empty[1]);
       release(&bar.v_empty[1 % T::kVStages]);
     }

@@ -114,6 +114,7 @@ struct ConsumerBase {
       k_scale = p.k_scale + (static_cast<int64_t>(w.batch) * p.num_heads_kv + w.head_kv) * p.tiles_k * 4 + lane % 4;
       ks_next = __ldg(k_scale + (w.n_end - 1) * T::kTileN / kScaleTile * 4);
       bias_group = -1;
+      if constexpr (!T::kTileBias) scale.bias[0] = scale.bias[1] = 0.f;
     } else {
       scale.c[0] = scale.c[1] = p.softmax_scale * 1.4426950408889634f;
       scale.bias[0] = scale.bias[1] = 0.f;
