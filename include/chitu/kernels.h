@@ -14,7 +14,7 @@ struct KernelInfo {
   std::string name;
   Method method = Method::automatic;  ///< explain() only: the method the row was considered for
   DeviceType device = DeviceType::cpu;
-  bool verified = false;  ///< has passed the suite on real hardware of this kind
+  bool verified = false;  ///< has passed the suite on real hardware of this kind, if not in this version (docs/kernels)
   bool chosen = false;    ///< explain() only: this row would run
   std::string reason;     ///< why not; empty = would serve (or, in explain, was chosen)
 };

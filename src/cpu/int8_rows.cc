@@ -35,7 +35,7 @@ Int8Keys::Int8Keys(const core::Call& call, core::Workspace& ws, const Work& work
     view_.k_mean = ws.take<float>(p_.batch * p_.num_heads_kv * view_.layout.dk);
     sums_ = ws.take<float>(work.max_tiles() * p_.num_heads_kv * view_.layout.dk);
   }
-  if (s.k_weights) {
+  if (s.rotate) {
     view_.q_factor = ws.take<float>(p_.batch * p_.num_heads_kv * view_.layout.dk);
     view_.k_factor = ws.take<float>(p_.batch * p_.num_heads_kv * view_.layout.dk);
   }

@@ -60,7 +60,7 @@ void key_factors(const core::Problem& p, const Work& work, const QuantizedView& 
     std::array<float, 256> residual{};
     std::array<int, 256> exponent{}, sorted{};
     int n = 0;
-    if (work.sequence(b).range.k_len >= kTile) isa_table().key_residuals(work.k_rows(b, h), dim, dk, residual.data(), scratch[slot]);
+    if (p.scheme.k_weights && work.sequence(b).range.k_len >= kTile) isa_table().key_residuals(work.k_rows(b, h), dim, dk, residual.data(), scratch[slot]);
     for (std::size_t d = 0; d < static_cast<std::size_t>(dim); ++d) {
       exponent[d] = core::key_exponent(residual[d]);
       if (exponent[d] != core::kNoExponent) sorted[static_cast<std::size_t>(n++)] = exponent[d];

@@ -67,11 +67,12 @@ struct StatisticsParams {
   float* result;  ///< [batch, heads, head_dim]
 };
 
-/// Weights of K's channels, as Q and K are multiplied by them.
+/// Signs of the rotation and weights of K's channels, as Q and K are multiplied by them.
 struct KeyFactorsParams {
   View x;
   Sequence sequence;
   int heads, head_dim;
+  bool weights;  ///< else the signs alone
   float *q_factor, *k_factor;  ///< [batch, heads, code_dim]
 };
 

@@ -55,7 +55,7 @@ KvBuffers take_kv(const KvShape& s, core::Workspace& ws) {
     b.k_scale = ws.take<float>(block == 1 ? tiles * kTile : tiles * (kTile / block) * 4);
     if (s.scheme.k_center == Center::tile_mean) b.k_mean = ws.take<std::uint8_t>(tiles * dim * static_cast<std::int64_t>(dtype_size(s.dtype)));
     if (s.scheme.k_center == Center::sequence_mean) b.sequence_mean = ws.take<float>(channels * s.head_dim);
-    if (s.scheme.k_weights) b.q_factor = ws.take<float>(channels * dim);
+    if (s.scheme.rotate) b.q_factor = ws.take<float>(channels * dim);
   }
   const VCodes codes = v_codes(s);
   if (codes == VCodes::copy && !s.blob) return b;
@@ -76,7 +76,7 @@ KvBuffers take_kv(const KvShape& s, core::Workspace& ws) {
 KvScratch take_scratch(const KvShape& s, core::Workspace& ws) {
   KvScratch x;
   if (s.scheme.k_grain.quantized() && s.scheme.k_center == Center::sequence_mean) x.k_tiles = ws.take<float>(tiles_of(s) * s.head_dim);
-  if (s.scheme.k_weights) x.k_factor = ws.take<float>(std::int64_t{s.sequence.batch} * s.heads * code_dim(s.head_dim));
+  if (s.scheme.rotate) x.k_factor = ws.take<float>(std::int64_t{s.sequence.batch} * s.heads * code_dim(s.head_dim));
   if (needs_absmax(s)) {
     x.v_tiles = ws.take<float>(tiles_of(s) * s.head_dim_v);
     x.v_absmax = ws.take<float>(std::int64_t{s.sequence.batch} * s.heads * s.head_dim_v);
@@ -121,7 +121,7 @@ void prepare_v(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, c
 }
 
 void prepare_k_statistics(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k, cudaStream_t stream) {
-  if (b.q_factor != nullptr) key_factors({k, s.sequence, s.heads, s.head_dim, b.q_factor, scratch.k_factor}, stream);
+  if (b.q_factor != nullptr) key_factors({k, s.sequence, s.heads, s.head_dim, s.scheme.k_weights, b.q_factor, scratch.k_factor}, stream);
   if (b.sequence_mean != nullptr) sequence_mean({k, s.sequence, s.heads, s.head_dim, scratch.k_tiles, b.sequence_mean}, stream);
 }
 

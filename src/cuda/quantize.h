@@ -15,7 +15,7 @@ struct QuantizePairParams {
 /// Codes of K and Q in one launch.
 void quantize_rows(const QuantizePairParams& p, std::int64_t blocks, cudaStream_t stream);
 
-/// Weights of K's channels from the first tile of each sequence (core/key_weights.h).
+/// Factors of the rotation, with weights of K's channels from the first tile of each sequence (core/key_weights.h).
 void key_factors(const KeyFactorsParams& p, cudaStream_t stream);
 /// Mean of K over each sequence; tiles: scratch.
 void sequence_mean(const StatisticsParams& p, cudaStream_t stream);

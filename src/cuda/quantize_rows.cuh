@@ -270,7 +270,7 @@ __global__ void __launch_bounds__(kRowThreads) key_factors_kernel(const __grid_c
   const int head = static_cast<int>(blockIdx.x % p.heads), d = threadIdx.x;
   const std::int64_t b = blockIdx.x / p.heads;
   const SequenceRange r = p.sequence.range(b);
-  if (r.k_len >= kTile) {  // the same for all threads
+  if (p.weights && r.k_len >= kTile) {  // the same for all threads
     float x[kValues];
     load_row<Element>(p.x, r.tensor_batch, r.k_begin + row_of_thread(), head, p.head_dim, true, x);
     tile_mean<Element>(x, kTile, p.head_dim, part, mean, static_cast<Element*>(nullptr));

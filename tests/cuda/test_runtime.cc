@@ -19,6 +19,7 @@ CallSpec small_call() {
   CallSpec s;
   s.batch = 2, s.seqlen_q = 100, s.seqlen_k = 700, s.heads_q = 4, s.heads_kv = 2, s.head_dim = s.head_dim_v = 64;
   s.mask = Mask::causal();
+  s.input_set = "6";  // key weights other than 1
   return s;
 }
 
