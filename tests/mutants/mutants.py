@@ -70,12 +70,12 @@ CUDA = [
     ("absmax of the tokens is read before it is written", "src/cuda/quantize_v.cu", "token_max[row] = __uint_as_float(mine);\n    __syncthreads();",
      "token_max[row] = __uint_as_float(mine);", "cuda_emulated_tests", "*Prepass.Sequences*/chitu_int8"),
     ("tile n is multiplied before its copy has landed for all", "src/cuda/sm80/attention.cuh",
-     "        __syncthreads();  // tile n is there for all, and with two stages all have read tile n - 1\n", "", "cuda_emulated_tests", "*Rows.IgnorePadding/int_flash"),
+     "        __syncthreads();  // tile n is there for all, and with two stages all have read tile n - 1\n", "", "cuda_emulated_tests", "CudaSchemes.*"),
     ("scores are read before wgmma has made them", "src/cuda/sm90/attention.cuh", "    ptx::wgmma_wait<1>();", "    ptx::wgmma_wait<2>();", "cuda_emulated_tests",
-     "*Rows.IgnorePadding/exact"),
+     "*Rows.StayWithin*/exact"),
     ("cleared values do not reach wgmma", "src/cuda/sm90/attention.cuh", "    ptx::fence_proxy_async();\n", "", "cuda_emulated_tests", "*Rows.IgnorePadding/exact"),
     ("q for the bias is replaced while it is read", "src/cuda/sm90/producer.cuh",
-     "      ptx::bar_sync(kBarBias, kBiasWarps * 32);  // all are done with the previous q\n", "", "cuda_emulated_tests", "*Rows.ARowDoes*/chitu"),
+     "      ptx::bar_sync(kBarBias, kBiasWarps * 32);  // all are done with the previous q\n", "", "cuda_emulated_tests", "*Rows.Match*/chitu"),
 ]
 
 MUTANTS = FRONT + REFERENCE + CPU + CUDA
