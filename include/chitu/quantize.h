@@ -10,8 +10,8 @@
 namespace chitu {
 
 /// K and V as a method's kernels read them, with scales and means, in one contiguous caller-owned blob that starts with a 256-byte header naming
-/// method, layout and shape: one cache entry, one message, one file. A view; the blob must outlive it. On a CPU a call checks the header; on CUDA it cannot without
-/// waiting for the device, so there the fields below are believed, and a blob serves the version that made it.
+/// method, layout and shape: one cache entry, one message, one file. A view; the blob must outlive it. On a CPU a call checks the header; on CUDA it cannot
+/// without waiting for the device, so there the fields below are believed, and a blob serves the version that made it.
 struct QuantizedKV {
   const void* data = nullptr;
   std::size_t bytes = 0;

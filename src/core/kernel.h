@@ -58,7 +58,7 @@ struct Call {
 struct Kernel {
   const char* name;  ///< <family>_<qk>_<pv>; f16 stands for both 16-bit floats, i8 for s8 or u8
   DeviceType device;
-  bool verified;   ///< has passed the suite on real hardware, once (docs/kernels says which build); automatic takes an unverified row only if nothing else serves
+  bool verified;   ///< has passed the suite on real hardware (docs/kernels says which build); automatic takes another only if nothing else serves
   bool reference;  ///< a specification, not a kernel: automatic never picks it
   /// Empty: serves it. Else a sentence for the user.
   std::string (*why_not)(const Problem&);

@@ -72,7 +72,7 @@ struct KeyFactorsParams {
   View x;
   Sequence sequence;
   int heads, head_dim;
-  bool weights;  ///< else the signs alone
+  bool weights;                ///< else the signs alone
   float *q_factor, *k_factor;  ///< [batch, heads, code_dim]
 };
 
