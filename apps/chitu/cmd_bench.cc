@@ -196,6 +196,7 @@ int execute(const Options& options) {
   bool finished = false;
   std::exception_ptr failure;
   before_bench = std::signal(SIGINT, on_interrupt);
+  if (before_bench == SIG_IGN) std::signal(SIGINT, SIG_IGN);  // nohup and the like
   std::thread worker([&] {
     try {
       bench.run();

@@ -67,6 +67,10 @@ CPU += [
 CUDA = [
     ("rotation exchanges with the wrong lane", "src/cuda/quantize_rows.cuh", "__shfl_xor_sync(~0u, x[i], mask)", "__shfl_xor_sync(~0u, x[i], 3 - mask)",
      "cuda_emulated_tests", "*Prepass.Sequences*/chitu"),
+    ("weights of K's channels are 1", "src/cuda/quantize_rows.cuh", "core::key_weight_log2(exponent[d], median)", "0", "cuda_emulated_tests",
+     "*Prepass.Equals*/chitu"),
+    ("the bound of a correction leaves the tokens' scales out", "src/cuda/quantize_v.cu", "__fmul_rn(slot_scale[j], static_cast<float>(abs(code)))",
+     "static_cast<float>(abs(code))", "cuda_emulated_tests", "*Prepass.Sequences*/chitu_int8:*Prepass.Equals*/chitu_int8"),
     ("absmax of the tokens is read before it is written", "src/cuda/quantize_v.cu", "token_max[row] = __uint_as_float(mine);\n    __syncthreads();",
      "token_max[row] = __uint_as_float(mine);", "cuda_emulated_tests", "*Prepass.Sequences*/chitu_int8"),
     ("tile n is multiplied before its copy has landed for all", "src/cuda/sm80/attention.cuh",

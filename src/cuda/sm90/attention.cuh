@@ -300,24 +300,7 @@ struct Consumer : ConsumerBase<T> {
     row = w.row0 + warpgroup * 64 + warp * 16 + lane / 4;
     if (w.n_end <= w.n_begin) return;
     begin(w);
-    int n = w.n_end - 1;
-    // Tile n goes to stage (n_end - 1 - n) % 2.
-    first_tile(w, n);
-    --n;
-    while (n >= w.n_begin) {
-#pragma unroll 1
-      while (n < w.n_full_end && n > w.n_full_begin) {
-        step<false, 1>(w, n);
-        step<false, 0>(w, n - 1);
-        n -= 2;
-      }
-      if (n < w.n_begin) break;
-      step<true, 1>(w, n);
-      if (--n < w.n_begin) break;
-      step<true, 0>(w, n);
-      --n;
-    }
-    release(&bar.q_empty);
+    this->walk(*this, w);
     const bool odd = (w.n_end - w.n_begin) % 2;
     if constexpr (T::kOverlap) {
       if (odd) {

@@ -38,6 +38,28 @@ struct ConsumerBase {
     if (lane == 0) ptx::mbarrier_arrive(barrier);
   }
 
+  // The tiles of a piece of work, last to first: tile n goes to stage (n_end - 1 - n) % 2.
+  template <class Self>
+  __device__ __forceinline__ void walk(Self& self, const Work& w) {
+    int n = w.n_end - 1;
+    self.first_tile(w, n);
+    --n;
+    while (n >= w.n_begin) {
+#pragma unroll 1
+      while (n < w.n_full_end && n > w.n_full_begin) {
+        self.template step<false, 1>(w, n);
+        self.template step<false, 0>(w, n - 1);
+        n -= 2;
+      }
+      if (n < w.n_begin) break;
+      self.template step<true, 1>(w, n);
+      if (--n < w.n_begin) break;
+      self.template step<true, 0>(w, n);
+      --n;
+    }
+    release(&bar.q_empty);
+  }
+
   template <int kStage>
   __device__ __forceinline__ void issue_qk(Score (&s)[T::kScores]) {
     ptx::pin(s);
