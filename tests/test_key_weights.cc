@@ -110,13 +110,13 @@ TEST(KeyWeights, EveryRowGainsWhereKeysAreBiasedBeforeRope) {
 /// token 3 rounds to nothing; times its scale and the mean code of channel 15, whose weight is large, that is 160 times what channel 15 has.
 TEST(KeyWeights, CorrectionOfFlaggedTilesIsBounded) {
   CallSpec spec;
-  spec.seqlen_q = 1, spec.seqlen_k = 64, spec.head_dim = spec.head_dim_v = kDim;
+  spec.seqlen_q = 1, spec.seqlen_k = 160, spec.head_dim = spec.head_dim_v = kDim;
   spec.dtype = DType::f32;
   spec.softmax_scale = 1.0f;
   TestCall call(spec);
-  std::vector<float> q(kDim, 0.0f), k(64 * kDim, 0.0f), v(64 * kDim);
+  std::vector<float> q(kDim, 0.0f), k(160 * kDim, 0.0f), v(160 * kDim);
   q[0] = 1;
-  for (std::size_t j = 0; j < 64; ++j) {
+  for (std::size_t j = 0; j < 160; ++j) {
     k[j * kDim] = j == 1 ? 0.0f : j == 3 ? -6.4f : -40.0f;  // e^-6.4 = 0.42 / 255
     for (std::size_t d = 0; d < kDim; ++d) v[j * kDim + d] = d == 15 ? 3e4f : 1.0f;
     if (j == 1 || j == 3) v[j * kDim] = 1e5f;

@@ -21,7 +21,7 @@ void key_factors(const KeyFactorsParams& p, cudaStream_t stream);
 void sequence_mean(const StatisticsParams& p, cudaStream_t stream);
 /// absmax per channel over every `step`-th token of each sequence.
 void channel_absmax(const StatisticsParams& p, int step, cudaStream_t stream);
-/// c[d] of docs/methods.md part 1. absmax: of every 8th token.
+/// c[d] of docs/methods.md part 1. absmax: of the samples.
 void channel_weights(const StatisticsParams& p, const float* absmax, cudaStream_t stream);
 
 /// copy: 16-bit V as it is; f16: a channel beyond f16 is scaled by a power of two; e4m3_tiles: in the layout of v8t.

@@ -34,6 +34,9 @@ __device__ __forceinline__ float tree_sum(const Slot& slot, int first) {
 // floor(log2 a) of a positive finite a, else 0: squares of x * 2^-e can neither overflow nor vanish.
 __device__ __forceinline__ int exponent_of(float a) { return core::is_finite(a) && a > 0.0f ? ilogbf(a) : 0; }
 
+// Of a sequence this short every token is a sample.
+__device__ __forceinline__ bool few_samples(std::int64_t keys) { return keys <= kTile; }
+
 struct TileStatisticParams {
   StatisticsParams s;
   const float* absmax;  // squares: [batch, heads, head_dim]
@@ -65,17 +68,17 @@ __global__ void tile_statistics_kernel(const __grid_constant__ TileStatisticPara
   if (params.what == TileStatistic::sum) {
     *out = tree_sum<128, 1>([&](int j) { return __fmul_rn(column(j), 0.0078125f); }, 0);
   } else if (params.what == TileStatistic::absmax) {
+    const int step = few_samples(r.k_len) ? 1 : params.step;
     uint32_t a = 0;
-    for (int j = 0; j < kTile; j += params.step) a = max(a, __float_as_uint(column(j)) & 0x7fffffffu);
+    for (int j = 0; j < kTile; j += step) a = max(a, __float_as_uint(column(j)) & 0x7fffffffu);
     *out = __uint_as_float(a);
   } else {
     const int e = exponent_of(largest_of(params.absmax + (b * p.heads + head) * p.head_dim, p.head_dim));
-    *out = tree_sum<16, 1>(
-        [&](int i) {
-          const float u = ldexpf(column(8 * i), -e);
-          return __fmul_rn(u, u);
-        },
-        0);
+    auto square = [&](int j) {
+      const float u = ldexpf(column(j), -e);
+      return __fmul_rn(u, u);
+    };
+    *out = few_samples(r.k_len) ? tree_sum<128, 1>(square, 0) : tree_sum<16, 1>([&](int i) { return square(8 * i); }, 0);
   }
 }
 
@@ -148,7 +151,7 @@ __global__ void __launch_bounds__(1024) reduce_tiles_kernel(const __grid_constan
     } else if (params.what == TileStatistic::sum) {
       p.result[out + d] = r.k_len == 0 ? 0.0f : __fmul_rn(x, static_cast<float>(128.0 / static_cast<double>(r.k_len)));
     } else {
-      const float samples = static_cast<float>(div_up(r.k_len, 8));
+      const float samples = static_cast<float>(few_samples(r.k_len) ? r.k_len : div_up(r.k_len, 8));
       rms[d] = r.k_len == 0 ? 0.0f : ldexpf(__fsqrt_rn(__fdiv_rn(x, samples)), exponent_of(largest));
     }
   }

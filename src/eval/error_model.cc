@@ -105,7 +105,7 @@ struct ValueModel {
 std::vector<double> channel_weights(const HeadInputs& h) {
   std::vector<double> rms(at(h.head_dim_v), 0.0);
   double samples = 0;
-  for (std::int64_t j = 0; j < h.seqlen_k; j += 8, ++samples)
+  for (std::int64_t j = 0; j < h.seqlen_k; j += h.seqlen_k <= 128 ? 1 : 8, ++samples)
     for (std::int64_t d = 0; d < h.head_dim_v; ++d) rms[at(d)] += square(h.v[j * h.head_dim_v + d]);
   for (double& r : rms) r = std::sqrt(r / samples);
   std::vector<double> sorted = rms;

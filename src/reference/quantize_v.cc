@@ -142,10 +142,12 @@ void to_s8_c3(Values& out, const HeadView& v, const core::Scheme& s) {
 }  // namespace
 
 std::vector<float> channel_weights(const HeadView& v) {
-  const std::int64_t dim = v.dim, tiles = (v.rows + 127) / 128, samples = (v.rows + 7) / 8;
+  // every eighth token; few tokens would leave too few samples
+  const std::int64_t step = v.rows <= 128 ? 1 : 8, slots = 128 / step;
+  const std::int64_t dim = v.dim, tiles = (v.rows + 127) / 128, samples = (v.rows + step - 1) / step;
   std::vector<float> row(static_cast<std::size_t>(dim)), c(static_cast<std::size_t>(dim), 1.0f);
   float largest = 0;
-  for (std::int64_t j = 0; j < v.rows; j += 8) {
+  for (std::int64_t j = 0; j < v.rows; j += step) {
     v.load(j, row.data());
     for (float x : row) largest = core::absmax_nan(largest, x);
   }
@@ -157,16 +159,16 @@ std::vector<float> channel_weights(const HeadView& v) {
   const int e = std::ilogb(largest);  // squares of v * 2^-e can neither overflow nor vanish
   std::vector<float> sums(static_cast<std::size_t>(tiles * dim));
   for (std::int64_t t = 0; t < tiles; ++t) {
-    std::vector<float> slots(static_cast<std::size_t>(16 * dim), 0.0f);
-    for (std::int64_t i = 0; i < 16 && t * 128 + i * 8 < v.rows; ++i) {
-      v.load(t * 128 + i * 8, row.data());
+    std::vector<float> squares(static_cast<std::size_t>(slots * dim), 0.0f);
+    for (std::int64_t i = 0; i < slots && t * 128 + i * step < v.rows; ++i) {
+      v.load(t * 128 + i * step, row.data());
       for (std::int64_t d = 0; d < dim; ++d) {
         const float u = std::ldexp(row[static_cast<std::size_t>(d)], -e);
-        slots[static_cast<std::size_t>(i * dim + d)] = u * u;
+        squares[static_cast<std::size_t>(i * dim + d)] = u * u;
       }
     }
-    tree_sum(slots.data(), 16, dim);
-    std::copy_n(slots.begin(), dim, sums.begin() + t * dim);
+    tree_sum(squares.data(), slots, dim);
+    std::copy_n(squares.begin(), dim, sums.begin() + t * dim);
   }
   const std::vector<float> total = strided_sum(sums, tiles, dim);
   std::vector<float> rms(static_cast<std::size_t>(dim));

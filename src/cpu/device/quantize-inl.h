@@ -65,21 +65,23 @@ inline void absmax_channels(const Rows& rows, std::int64_t first, std::int64_t c
   }
 }
 
-/// rms of every 8th token, unscaled by 2^-e: fills rms[head_dim] from the samples. `scale` = 2^-e.
+/// rms of every kStep-th token, unscaled by 2^-e: fills rms[head_dim] from the samples. `scale` = 2^-e.
+template <int kStep>
 inline void sampled_rms(const Rows& v, std::int64_t seqlen, int head_dim, float scale, float* rms) {
-  const std::int64_t tiles = (seqlen + kTile - 1) / kTile, samples = (seqlen + 7) / 8;
+  constexpr int kSlots = kTile / kStep;
+  const std::int64_t tiles = (seqlen + kTile - 1) / kTile, samples = (seqlen + kStep - 1) / kStep;
   for (int d = 0; d < head_dim; d += kL) {
     const int n = smaller(kL, head_dim - d);
     F lanes[32];
     for (F& l : lanes) l = Simd::zero();
     for (std::int64_t tile = 0; tile < tiles; ++tile) {
-      F u[16];
-      for (int i = 0; i < 16; ++i) {
-        const std::int64_t t = tile * kTile + 8 * i;
+      F u[kSlots];
+      for (int i = 0; i < kSlots; ++i) {
+        const std::int64_t t = tile * kTile + kStep * i;
         const F x = t < seqlen ? Simd::mul(load_elems(v.data, v.elem, t * v.stride + d, n), Simd::set(scale)) : Simd::zero();
         u[i] = Simd::mul(x, x);
       }
-      for (int stride = 8; stride >= 1; stride /= 2)
+      for (int stride = kSlots / 2; stride >= 1; stride /= 2)
         for (int i = 0; i < stride; ++i) u[i] = Simd::add(u[i], u[i + stride]);
       lanes[tile & 31] = Simd::add(lanes[tile & 31], u[0]);
     }
@@ -95,7 +97,8 @@ inline void sampled_rms(const Rows& v, std::int64_t seqlen, int head_dim, float 
 inline void channel_weights(const Rows& v, std::int64_t seqlen, int head_dim, int padded, float* c, float* inv) {
   for (int d = 0; d < padded; ++d) c[d] = inv[d] = d < head_dim ? 1.0f : 0.0f;
   if (seqlen == 0) return;
-  const std::int32_t amax_bits = absmax_rows(v, 0, seqlen, 8, head_dim);
+  const bool few = seqlen <= kTile;
+  const std::int32_t amax_bits = absmax_rows(v, 0, seqlen, few ? 1 : 8, head_dim);
   if (amax_bits >= 0x7f800000) {
     for (int d = 0; d < head_dim; ++d) c[d] = inv[d] = __builtin_nanf("");
     return;
@@ -106,7 +109,7 @@ inline void channel_weights(const Rows& v, std::int64_t seqlen, int head_dim, in
   const int e = (amax_bits >> 23) - 127;
   const float up = __builtin_ldexpf(1.0f, e);
   float sorted[256], largest = 0.0f;
-  sampled_rms(v, seqlen, head_dim, __builtin_ldexpf(1.0f, -e), c);
+  (few ? sampled_rms<1> : sampled_rms<8>)(v, seqlen, head_dim, __builtin_ldexpf(1.0f, -e), c);
   for (int d = 0; d < head_dim; ++d) {
     c[d] *= up;
     largest = larger(largest, c[d]);
