@@ -89,6 +89,18 @@ void fill_codes(const Operands& o, sm90::AttentionParams& x) {
   x.shift_limit = o.kv.shift_limit;
 }
 
+/// e4m3_tiles: V as the e4m3 products want it.
+void run_quantized(const core::Call& call, core::Workspace& ws, bool e4m3_tiles, cudaError_t (*launch)(const sm90::AttentionParams&, cudaStream_t)) {
+  const DeviceGuard guard(call.problem.device.index);
+  const Operands o = prepare(call, ws, e4m3_tiles);
+  if (ws.measuring()) return;
+  sm90::AttentionParams x = params_of(call.problem);
+  fill_tensors(call, x);
+  fill_codes(o, x);
+  x.v = view_of(o.v);
+  CHITU_CUDA(launch(x, stream_of(call.stream)));
+}
+
 }  // namespace
 
 core::Scheme sm90_executes(const Problem& p) {
@@ -136,16 +148,7 @@ std::string sm90_f16_f16_why_not(const Problem& p) {
   return supported(sm90::supports_f16_f16(params_of(p)));
 }
 
-void run_sm90_int8_f16(const core::Call& call, core::Workspace& ws) {
-  const DeviceGuard guard(call.problem.device.index);
-  const Operands o = prepare(call, ws);
-  if (ws.measuring()) return;
-  sm90::AttentionParams x = params_of(call.problem);
-  fill_tensors(call, x);
-  fill_codes(o, x);
-  x.v = view_of(o.v);
-  CHITU_CUDA(sm90::launch_int8_f16(x, stream_of(call.stream)));
-}
+void run_sm90_int8_f16(const core::Call& call, core::Workspace& ws) { run_quantized(call, ws, false, sm90::launch_int8_f16); }
 
 void run_sm90_f16_f16(const core::Call& call, core::Workspace& ws) {
   if (ws.measuring()) return;
@@ -157,25 +160,10 @@ void run_sm90_f16_f16(const core::Call& call, core::Workspace& ws) {
   CHITU_CUDA(sm90::launch_f16_f16(x, stream_of(call.stream)));
 }
 
-void run_sm90_int8_i8(const core::Call& call, core::Workspace& ws) {
-  const DeviceGuard guard(call.problem.device.index);
-  const Operands o = prepare(call, ws);
-  if (ws.measuring()) return;
-  sm90::AttentionParams x = params_of(call.problem);
-  fill_tensors(call, x);
-  fill_codes(o, x);
-  CHITU_CUDA(sm90::launch_int8_i8(x, stream_of(call.stream)));
-}
+void run_sm90_int8_i8(const core::Call& call, core::Workspace& ws) { run_quantized(call, ws, false, sm90::launch_int8_i8); }
 
 void run_sm90_int8_f8(const core::Call& call, core::Workspace& ws) {
-  const DeviceGuard guard(call.problem.device.index);
-  const Operands o = prepare(call, ws, true);
-  if (ws.measuring()) return;
-  sm90::AttentionParams x = params_of(call.problem);
-  fill_tensors(call, x);
-  fill_codes(o, x);
-  const auto launch = call.problem.scheme.method == Method::chitu_fast ? sm90::launch_int8_f8 : sm90::launch_int8_f8_running;
-  CHITU_CUDA(launch(x, stream_of(call.stream)));
+  run_quantized(call, ws, true, call.problem.scheme.method == Method::chitu_fast ? sm90::launch_int8_f8 : sm90::launch_int8_f8_running);
 }
 
 }  // namespace chitu::cuda
