@@ -65,6 +65,22 @@ void remove_unfinished_and_end(int number) {
   ::raise(number);  // delivered when this handler returns: the shell sees which signal it was
 }
 
+/// Holds back this thread's signals, so that none comes between a file's making and its entry in `unfinished`. Threads of the library's pool take none at all.
+class HeldSignals {
+ public:
+  HeldSignals() {
+    sigset_t all;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~HeldSignals() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  HeldSignals(const HeldSignals&) = delete;
+  HeldSignals& operator=(const HeldSignals&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
 }  // namespace
 
 void remove_unfinished_outputs_on_signals() {
@@ -165,6 +181,7 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
   }
   final_path_ = target.string();
   const fs::path folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
+  const HeldSignals held;
   for (int attempt = 0; attempt < 100 && fd_ < 0; ++attempt) {
     temporary_path_ = (folder / (".chitu-" + std::to_string(::getpid()) + "-" + std::to_string(attempt) + ".tmp")).string();
     fd_ = ::open(temporary_path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);

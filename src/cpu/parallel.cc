@@ -1,5 +1,7 @@
 #include "cpu/parallel.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <atomic>
 #include <climits>
@@ -59,14 +61,22 @@ struct Run {
 class Pool {
  public:
   explicit Pool(int threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { loop(i); });
+    // The workers inherit this mask: a program's signal handlers run on its own threads, never on these.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    std::exception_ptr error;
+    try {
+      for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { loop(i); });
+    } catch (...) {  // the system has no more threads
+      error = std::current_exception();
+    }
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (!error) return;
+    end();
+    std::rethrow_exception(error);
   }
-  ~Pool() {
-    stop_ = true;
-    generation_.fetch_add(1, std::memory_order_release);
-    generation_.notify_all();
-    for (auto& w : workers_) w.join();
-  }
+  ~Pool() { end(); }
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   // A worker that wakes late finds the run closed and is not waited for: on a busy machine the caller would otherwise sleep behind it.
@@ -85,6 +95,12 @@ class Pool {
   }
 
  private:
+  void end() {
+    stop_ = true;
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+    for (auto& w : workers_) w.join();
+  }
   void loop(int slot) {
     for (unsigned seen = 0;;) {
       for (int spin = 0; generation_.load(std::memory_order_acquire) == seen; ++spin) {

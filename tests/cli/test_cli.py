@@ -160,17 +160,18 @@ class Run(Case):
         out, lse = self.run_good()
         self.assertEqual((out[0], out[1]), (self.q_shape, []))
 
-    def start_endless(self, **options):
+    def start_endless(self, files=2, pause=0.01, **options):
         """A run that takes long, once its temporary files are there."""
-        self.make(h=1, hkv=1, sq=40000, sk=40000, d=4)
+        if not self.path("q.npy").exists():
+            self.make(h=1, hkv=1, sq=40000, sk=40000, d=4)
         command = [case.CHITU, "run", *self.inputs(), "--out", self.path("out.npy"), "--lse", self.path("lse.npy"), "--method", "sage2", "--device", "cpu", "--threads", "1"]
         process = subprocess.Popen([str(x) for x in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
         self.addCleanup(process.kill)
         deadline = time.monotonic() + 60
-        while len(list(self.folder.glob(".chitu-*"))) < 2:
+        while len(list(self.folder.glob(".chitu-*"))) < files:
             self.assertIsNone(process.poll())
             self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.01)
+            time.sleep(pause)
         return process
 
     def test_a_signal_leaves_no_file(self):
@@ -181,6 +182,14 @@ class Run(Case):
                 process.communicate(timeout=20)
                 self.assertEqual(process.returncode, -number)
                 self.assertEqual({file.name for file in self.folder.iterdir()}, {"q.npy", "k.npy", "v.npy"})
+
+    def test_a_signal_at_once_leaves_no_file(self):
+        """As soon as a file is there: between its making and the program's knowing of it."""
+        for round in range(20):
+            process = self.start_endless(files=1 + round % 2, pause=0)
+            process.terminate()
+            process.communicate(timeout=20)
+            self.assertEqual({file.name for file in self.folder.iterdir()}, {"q.npy", "k.npy", "v.npy"})
 
     def test_an_ignored_signal_stays_ignored(self):
         process = self.start_endless(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))  # as nohup does
