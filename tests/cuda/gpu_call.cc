@@ -120,8 +120,8 @@ core::Scheme GpuCall::executed(const AttentionOptions& options, std::string* row
   throw std::runtime_error("no such row: " + name);
 }
 
-std::vector<std::string> GpuCall::rows(const AttentionOptions& options) {
-  core::Problem p = core::validate(args_, options);
+std::vector<std::string> GpuCall::rows(const AttentionOptions& options, const AttentionArgs* args) {
+  core::Problem p = core::validate(args != nullptr ? *args : args_, options);
   p.caps = cuda::backend().caps(p.device);
   p.scheme = core::resolve_scheme(options.method, p.dtype, options.scheme);
   std::vector<std::string> names;

@@ -3,11 +3,13 @@
 // A TestCall of the CPU suite repeated on a GPU: inputs copied byte for byte, outputs and workspace poisoned, canaries around everything.
 
 #include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
 
 #include <string>
 #include <vector>
 
 #include "common/call.h"
+#include "common/effort.h"
 #include "core/kernel.h"
 
 namespace chitu::test {
@@ -59,8 +61,22 @@ class GpuCall {
   void download_results();
   /// Runs the specification of the scheme that `kernel` executes, into the host call's out and lse.
   void run_reference(const AttentionOptions& options);
-  /// Names of the rows that serve these options.
-  std::vector<std::string> rows(const AttentionOptions& options);
+  /// Names of the rows that serve these options. args: instead of args().
+  std::vector<std::string> rows(const AttentionOptions& options, const AttentionArgs* args = nullptr);
+  /// body(options), once for each row that serves them; with less effort for some of them, others for another turn.
+  template <class Body>
+  void with_every_row(const AttentionOptions& options, int turn, const Body& body, const AttentionArgs* args = nullptr) {
+    const auto names = rows(options, args);
+    ASSERT_FALSE(names.empty()) << "no row serves " << method_name(options.method);
+    for (int i = 0, n = static_cast<int>(names.size()); i < n; ++i) {
+      if (!chosen(i, n, turn)) continue;
+      AttentionOptions named = options;
+      named.kernel = names[static_cast<std::size_t>(i)];
+      SCOPED_TRACE(std::string(method_name(options.method)) + " by " + named.kernel);
+      body(named);
+      if (testing::Test::HasFatalFailure()) return;
+    }
+  }
   /// The scheme that the row chosen for these options executes.
   core::Scheme executed(const AttentionOptions& options, std::string* row = nullptr);
 

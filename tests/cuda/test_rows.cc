@@ -249,17 +249,19 @@ TEST_P(Rows, PassNaNOn) {
     values[static_cast<std::size_t>(which == 0 ? 5 * 2 * 64 : 17 * 64) + 3] = std::numeric_limits<float>::quiet_NaN();  // batch 0, row 5 or key 17
     which == 0 ? host.set_q(values) : which == 1 ? host.set_k(values) : host.set_v(values);
     GpuCall gpu(host);
-    ASSERT_EQ(gpu.run(host.options(GetParam())), "");
-    const auto out = host.out();
-    auto at = [&](std::int64_t b, std::int64_t i, std::int64_t h, std::int64_t d) { return out[static_cast<std::size_t>(((b * 140 + i) * 2 + h) * 64 + d)]; };
-    if (which == 0) {
-      EXPECT_TRUE(std::isnan(at(0, 5, 0, 0)) && std::isnan(at(0, 5, 0, 63)));
-    } else {
-      for (std::int64_t i = 0; i < 140; ++i) EXPECT_TRUE(std::isnan(at(0, i, 0, 3)) && std::isnan(at(0, i, 1, 3))) << which << " " << i;
-    }
-    for (std::int64_t i = 0; i < 140; ++i)
-      for (std::int64_t h = 0; h < 2; ++h)
-        for (std::int64_t d = 0; d < 64; ++d) ASSERT_TRUE(std::isfinite(at(1, i, h, d))) << "the other batch";
+    gpu.with_every_row(host.options(GetParam()), which, [&](const AttentionOptions& o) {
+      ASSERT_EQ(gpu.run(o), "");
+      const auto out = host.out();
+      auto at = [&](std::int64_t b, std::int64_t i, std::int64_t h, std::int64_t d) { return out[static_cast<std::size_t>(((b * 140 + i) * 2 + h) * 64 + d)]; };
+      if (which == 0) {
+        EXPECT_TRUE(std::isnan(at(0, 5, 0, 0)) && std::isnan(at(0, 5, 0, 63)));
+      } else {
+        for (std::int64_t i = 0; i < 140; ++i) EXPECT_TRUE(std::isnan(at(0, i, 0, 3)) && std::isnan(at(0, i, 1, 3))) << which << " " << i;
+      }
+      for (std::int64_t i = 0; i < 140; ++i)
+        for (std::int64_t h = 0; h < 2; ++h)
+          for (std::int64_t d = 0; d < 64; ++d) ASSERT_TRUE(std::isfinite(at(1, i, h, d))) << "the other batch";
+    });
   }
 }
 
@@ -270,20 +272,27 @@ TEST_P(Rows, IgnorePadding) {
   s.lens_k = {130, 41};
   TestCall host(s);
   GpuCall gpu(host);
-  ASSERT_EQ(gpu.run(host.options(GetParam())), "");
-  const auto out = host.out(), lse = host.lse();
-  auto k = host.k(), v = host.v();
+  const auto k = host.k(), v = host.v();
+  auto poisoned_k = k, poisoned_v = v;
   for (std::int64_t b = 0; b < 2; ++b)
     for (std::int64_t j = s.lens_k[static_cast<std::size_t>(b)]; j < 300; ++j)
       for (std::int64_t d = 0; d < 64; ++d) {
-        k[static_cast<std::size_t>((b * 300 + j) * 64 + d)] = std::numeric_limits<float>::quiet_NaN();
-        v[static_cast<std::size_t>((b * 300 + j) * 64 + d)] = std::numeric_limits<float>::infinity();
+        poisoned_k[static_cast<std::size_t>((b * 300 + j) * 64 + d)] = std::numeric_limits<float>::quiet_NaN();
+        poisoned_v[static_cast<std::size_t>((b * 300 + j) * 64 + d)] = std::numeric_limits<float>::infinity();
       }
-  host.set_k(k);
-  host.set_v(v);
-  gpu.refresh_inputs();
-  ASSERT_EQ(gpu.run(host.options(GetParam())), "");
-  EXPECT_TRUE(same_bits(out, host.out()) && same_bits(lse, host.lse()));
+  const auto give = [&](const std::vector<float>& new_k, const std::vector<float>& new_v) {
+    host.set_k(new_k);
+    host.set_v(new_v);
+    gpu.refresh_inputs();
+  };
+  gpu.with_every_row(host.options(GetParam()), 0, [&](const AttentionOptions& o) {
+    give(k, v);
+    ASSERT_EQ(gpu.run(o), "");
+    const auto out = host.out(), lse = host.lse();
+    give(poisoned_k, poisoned_v);
+    ASSERT_EQ(gpu.run(o), "");
+    EXPECT_TRUE(same_bits(out, host.out()) && same_bits(lse, host.lse()));
+  });
 }
 
 TEST_P(Rows, ARowDoesNotDependOnItsNeighbours) {
@@ -292,8 +301,6 @@ TEST_P(Rows, ARowDoesNotDependOnItsNeighbours) {
     CallSpec s = shape(3, sq, 1500, 4, 2, 64, 64);
     TestCall host(s);
     GpuCall gpu(host);
-    ASSERT_EQ(gpu.run(host.options(GetParam())), "");
-    const auto all = host.out();
     CallSpec one = s;
     one.batch = 1;
     TestCall single(one);
@@ -302,8 +309,11 @@ TEST_P(Rows, ARowDoesNotDependOnItsNeighbours) {
     single.set_k(part(host.k(), 1500 * 2 * 64));
     single.set_v(part(host.v(), 1500 * 2 * 64));
     GpuCall alone(single);
-    ASSERT_EQ(alone.run(single.options(GetParam())), "");
-    EXPECT_TRUE(same_bits(part(all, sq * 4 * 64), single.out())) << sq;
+    gpu.with_every_row(host.options(GetParam()), static_cast<int>(sq), [&](const AttentionOptions& o) {
+      ASSERT_EQ(gpu.run(o), "");
+      ASSERT_EQ(alone.run(o), "");
+      EXPECT_TRUE(same_bits(part(host.out(), sq * 4 * 64), single.out())) << sq;
+    });
   }
 }
 
@@ -342,7 +352,8 @@ TEST(CudaSweep, RandomCalls) {
   auto pick = [&](std::int64_t lo, std::int64_t hi) { return lo + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(hi - lo + 1)); };
   int faults = 0;
   for (int i = 0; i < n && faults < 10; ++i) {
-    CallSpec s = shape(pick(1, 2), pick(1, 40), pick(0, 180), 1, pick(1, 2), pick(1, 4) == 1 ? pick(1, 256) : 64 * pick(1, 2), 0);
+    constexpr std::int64_t kDims[] = {64, 128, 96, 256};
+    CallSpec s = shape(pick(1, 2), pick(1, 40), pick(0, 180), 1, pick(1, 2), pick(1, 4) == 1 ? pick(1, 256) : kDims[std::min<std::int64_t>(pick(0, 4), 3)], 0);
     s.heads_q = s.heads_kv * pick(1, 3);
     s.head_dim_v = pick(0, 3) == 0 ? pick(1, 256) : s.head_dim;
     s.dtype = static_cast<DType>(pick(0, 2));

@@ -35,87 +35,97 @@ class Stream_ {
 
 class CudaRuntime : public testing::TestWithParam<Method> {};
 
+/// 1000 runs beside other work, and the results of every 20th.
 TEST_P(CudaRuntime, SameBitsEveryTime) {
   CHITU_NEED_GPU();
   TestCall host(small_call());
   GpuCall gpu(host);
-  const AttentionOptions o = host.options(GetParam());
-  ASSERT_EQ(gpu.run(o), "");
-  const auto out = host.out(), lse = host.lse();
-  const Plan p = plan(gpu.args(), o);
-  DeviceBuffer workspace(p.workspace_bytes()), other(p.workspace_bytes());
   CallSpec busy_spec = small_call();
   busy_spec.seed = 9;
   TestCall busy_host(busy_spec);
   GpuCall busy(busy_host);
   const Stream_ main, side;
-  for (int i = 0; i < 200; ++i) {
-    chitu::run(p, busy.args(), other.data(), static_cast<cudaStream_t>(side));
-    chitu::run(p, gpu.args(), workspace.data(), static_cast<cudaStream_t>(main));
-    if (i % 20 != 19) continue;
-    CUDA_OK(cudaDeviceSynchronize());
-    gpu.download_results();
-    ASSERT_TRUE(same_bits(out, host.out()) && same_bits(lse, host.lse())) << i;
-  }
+  gpu.with_every_row(host.options(GetParam()), 0, [&](const AttentionOptions& o) {
+    ASSERT_EQ(gpu.run(o), "");
+    const auto out = host.out(), lse = host.lse();
+    const Plan p = plan(gpu.args(), o);
+    DeviceBuffer workspace(p.workspace_bytes()), other(p.workspace_bytes());
+    for (int i = 0; i < 1000; ++i) {
+      chitu::run(p, busy.args(), other.data(), static_cast<cudaStream_t>(side));
+      chitu::run(p, gpu.args(), workspace.data(), static_cast<cudaStream_t>(main));
+      if (i % 20 != 19) continue;
+      CUDA_OK(cudaDeviceSynchronize());
+      gpu.download_results();
+      ASSERT_TRUE(same_bits(out, host.out()) && same_bits(lse, host.lse())) << i;
+    }
+  });
 }
 
 TEST_P(CudaRuntime, AGraphReplaysIt) {
   CHITU_NEED_GPU();
   TestCall host(small_call());
   GpuCall gpu(host);
-  const AttentionOptions o = host.options(GetParam());
-  const Plan p = plan(gpu.args(), o);
-  DeviceBuffer workspace(p.workspace_bytes());
-  const Stream_ stream;
-  chitu::run(p, gpu.args(), workspace.data(), static_cast<cudaStream_t>(stream));  // loads the kernels
-  CUDA_OK(cudaStreamSynchronize(stream));
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-  chitu::run(p, gpu.args(), workspace.data(), static_cast<cudaStream_t>(stream));
-  CUDA_OK(cudaStreamEndCapture(stream, &graph));
-  CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
-  auto k = host.k(), q = host.q();
-  for (float& x : k) x = core::round_f16(x * 1.5f + 0.25f);
-  for (float& x : q) x = core::round_f16(0.5f - x);
-  host.set_k(k);
-  host.set_q(q);
-  gpu.refresh_inputs();
-  CUDA_OK(cudaDeviceSynchronize());
-  CUDA_OK(cudaGraphLaunch(exec, stream));
-  CUDA_OK(cudaStreamSynchronize(stream));
-  gpu.download_results();
-  const auto out = host.out(), lse = host.lse();
-  ASSERT_EQ(gpu.run(o), "");
-  EXPECT_TRUE(same_bits(out, host.out()) && same_bits(lse, host.lse()));
-  CUDA_OK(cudaGraphExecDestroy(exec));
-  CUDA_OK(cudaGraphDestroy(graph));
+  const auto k = host.k(), q = host.q();
+  auto other_k = k, other_q = q;
+  for (float& x : other_k) x = core::round_f16(x * 1.5f + 0.25f);
+  for (float& x : other_q) x = core::round_f16(0.5f - x);
+  gpu.with_every_row(host.options(GetParam()), 0, [&](const AttentionOptions& o) {
+    const Plan p = plan(gpu.args(), o);
+    DeviceBuffer workspace(p.workspace_bytes());
+    const Stream_ stream;
+    chitu::run(p, gpu.args(), workspace.data(), static_cast<cudaStream_t>(stream));  // loads the kernels
+    CUDA_OK(cudaStreamSynchronize(stream));
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CUDA_OK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    chitu::run(p, gpu.args(), workspace.data(), static_cast<cudaStream_t>(stream));
+    CUDA_OK(cudaStreamEndCapture(stream, &graph));
+    CUDA_OK(cudaGraphInstantiate(&exec, graph, 0));
+    host.set_k(other_k);
+    host.set_q(other_q);
+    gpu.refresh_inputs();
+    CUDA_OK(cudaDeviceSynchronize());
+    CUDA_OK(cudaGraphLaunch(exec, stream));
+    CUDA_OK(cudaStreamSynchronize(stream));
+    gpu.download_results();
+    const auto out = host.out(), lse = host.lse();
+    ASSERT_EQ(gpu.run(o), "");
+    EXPECT_TRUE(same_bits(out, host.out()) && same_bits(lse, host.lse()));
+    CUDA_OK(cudaGraphExecDestroy(exec));
+    CUDA_OK(cudaGraphDestroy(graph));
+    host.set_k(k);
+    host.set_q(q);
+    gpu.refresh_inputs();
+  });
 }
 
 TEST_P(CudaRuntime, TwoThreadsTwoStreams) {
   CHITU_NEED_GPU();
   CallSpec specs[2] = {small_call(), small_call()};
   specs[1].seed = 5;
-  std::vector<float> want[2], got[2];
-  for (int i = 0; i < 2; ++i) {
-    TestCall host(specs[i]);
-    GpuCall gpu(host);
-    ASSERT_EQ(gpu.run(host.options(GetParam())), "");
-    want[i] = host.out();
-  }
-  auto work = [&](int i) {
-    TestCall host(specs[i]);
-    GpuCall gpu(host);
-    const Stream_ stream;
-    for (int n = 0; n < 20; ++n) chitu::attention(gpu.args(), host.options(GetParam()), static_cast<cudaStream_t>(stream));
-    CUDA_OK(cudaStreamSynchronize(stream));
-    gpu.download_results();
-    got[i] = host.out();
-  };
-  std::thread a(work, 0), b(work, 1);
-  a.join();
-  b.join();
-  EXPECT_TRUE(same_bits(want[0], got[0]) && same_bits(want[1], got[1]));
+  TestCall first(specs[0]);
+  GpuCall(first).with_every_row(first.options(GetParam()), 0, [&](const AttentionOptions& o) {
+    std::vector<float> want[2], got[2];
+    for (int i = 0; i < 2; ++i) {
+      TestCall host(specs[i]);
+      GpuCall gpu(host);
+      ASSERT_EQ(gpu.run(o), "");
+      want[i] = host.out();
+    }
+    auto work = [&](int i) {
+      TestCall host(specs[i]);
+      GpuCall gpu(host);
+      const Stream_ stream;
+      for (int n = 0; n < 20; ++n) chitu::attention(gpu.args(), o, static_cast<cudaStream_t>(stream));
+      CUDA_OK(cudaStreamSynchronize(stream));
+      gpu.download_results();
+      got[i] = host.out();
+    };
+    std::thread a(work, 0), b(work, 1);
+    a.join();
+    b.join();
+    EXPECT_TRUE(same_bits(want[0], got[0]) && same_bits(want[1], got[1]));
+  });
 }
 
 /// A blob made by quantize_kv gives what k and v give, bit for bit.
@@ -133,9 +143,6 @@ TEST_P(CudaRuntime, QuantizedKvIsTheSame) {
         if (padded) s.lens_k = {700, 257};
         TestCall host(s);
         GpuCall gpu(host);
-        const AttentionOptions o = host.options(GetParam());
-        ASSERT_EQ(gpu.run(o), "");
-        const auto out = host.out(), lse = host.lse();
         AttentionArgs a = gpu.args();
         const QuantizeOptions q{GetParam(), a.sequences.seqlens_k};
         DeviceBuffer blob(quantized_kv_bytes(a.k, a.v, q)), scratch(quantize_kv_workspace_bytes(a.k, a.v, q));
@@ -146,14 +153,19 @@ TEST_P(CudaRuntime, QuantizedKvIsTheSame) {
         EXPECT_TRUE(blob.intact() && scratch.intact());
         a.k = a.v = {};
         a.kv = &kv;
-        const Plan p = plan(a, o);
-        DeviceBuffer workspace(p.workspace_bytes());
-        workspace.fill(0xFF);
-        chitu::run(p, a, workspace.data());
-        CUDA_OK(cudaDeviceSynchronize());
-        EXPECT_TRUE(workspace.intact());
-        gpu.download_results();
-        EXPECT_TRUE(same_bits(out, host.out()) && same_bits(lse, host.lse())) << s.text();
+        const auto compare = [&](const AttentionOptions& o) {
+          ASSERT_EQ(gpu.run(o), "");
+          const auto out = host.out(), lse = host.lse();
+          const Plan p = plan(a, o);
+          DeviceBuffer workspace(p.workspace_bytes());
+          workspace.fill(0xFF);
+          chitu::run(p, a, workspace.data());
+          CUDA_OK(cudaDeviceSynchronize());
+          EXPECT_TRUE(workspace.intact());
+          gpu.download_results();
+          EXPECT_TRUE(same_bits(out, host.out()) && same_bits(lse, host.lse())) << s.text();
+        };
+        gpu.with_every_row(host.options(GetParam()), turn, compare, &a);
       }
     }
   }
@@ -247,8 +259,7 @@ TEST(CudaLarge, OffsetsBeyond32Bits) {
   TestCall host(s);
   GpuCall gpu(host);
   DeviceBuffer big(static_cast<std::size_t>(far) * 2 * 2 + 140 * 64 * 2 * 4), big_out(static_cast<std::size_t>(far) * 2 * 2 + 5 * 64 * 2);
-  for (Method m : kMethods) {
-    const AttentionOptions o = host.options(m);
+  const auto compare = [&](const AttentionOptions& o) {
     ASSERT_EQ(gpu.run(o), "");
     const auto want = host.out();
     AttentionArgs a = gpu.args();
@@ -274,8 +285,9 @@ TEST(CudaLarge, OffsetsBeyond32Bits) {
                          cudaMemcpyDeviceToDevice));
     }
     gpu.download_results();
-    EXPECT_TRUE(same_bits(want, host.out())) << method_name(m);
-  }
+    EXPECT_TRUE(same_bits(want, host.out()));
+  };
+  for (Method m : kMethods) gpu.with_every_row(host.options(m), 0, compare);
 }
 
 /// More heads and batches than a grid's y and z take.
@@ -286,10 +298,12 @@ TEST(CudaLarge, ManyHeads) {
     s.batch = 1, s.seqlen_q = 1, s.seqlen_k = 3, s.heads_q = s.heads_kv = 70000, s.head_dim = s.head_dim_v = 8;
     TestCall host(s);
     GpuCall gpu(host);
-    ASSERT_EQ(gpu.run(host.options(m)), "");
-    const auto out = host.out();
-    gpu.run_reference(host.options(m));
-    EXPECT_LE(difference(out, host.out()).nrmse, 5e-3) << method_name(m);
+    gpu.with_every_row(host.options(m), 0, [&](const AttentionOptions& o) {
+      ASSERT_EQ(gpu.run(o), "");
+      const auto out = host.out();
+      gpu.run_reference(o);
+      EXPECT_LE(difference(out, host.out()).nrmse, 5e-3);
+    });
   }
 }
 
