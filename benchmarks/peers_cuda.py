@@ -10,7 +10,8 @@ import statistics
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-SHAPES = [(1, 16, 16384, 128, False), (4, 16, 4096, 128, False), (1, 16, 16384, 128, True), (1, 32, 16384, 64, False), (4, 32, 4096, 64, False)]
+SHAPES = [(1, 16, 16384, 128, False), (4, 16, 4096, 128, False), (1, 16, 16384, 128, True), (1, 32, 16384, 64, False), (4, 32, 4096, 64, False),
+          (1, 8, 16384, 256, False), (1, 24, 4608, 128, False), (1, 40, 32760, 128, False), (2, 30, 17776, 64, False)]  # the last three: FLUX, Wan, CogVideoX
 BACKENDS = {"torch flash": SDPBackend.FLASH_ATTENTION, "torch cuDNN": SDPBackend.CUDNN_ATTENTION}
 
 

@@ -90,25 +90,49 @@ void Bench::run_length(int64_t seqlen) {
   for (const Method method : s.methods) {
     const double before = state().done;
     step(fmt::format("N = {}: {}", seqlen, method_name(method)), 0);
-    BenchRow row = run_method(shared, method);
+    for (const std::string& kernel : kernels_for(shared, method)) {
+      BenchRow row = run_method(shared, method, kernel);
+      if (s.skip_specifications && row.kernel.starts_with("ref_")) continue;
+      const std::lock_guard lock(mutex_);
+      state_.rows.push_back(std::move(row));
+    }
     const std::lock_guard lock(mutex_);
     state_.done = before + work(seqlen);
-    if (s.skip_specifications && row.kernel.starts_with("ref_")) continue;
-    state_.rows.push_back(std::move(row));
   }
 }
 
-BenchRow Bench::run_method(Case& shared, Method method) {
+AttentionOptions Bench::options_for(Method method, const std::string& kernel) const {
+  AttentionOptions options;
+  options.method = method;
+  options.mask = settings_.mask;
+  options.softmax_scale = settings_.scale;
+  options.kernel = kernel;
+  return options;
+}
+
+/// What to force, one after the other; "" leaves the choice to the library.
+std::vector<std::string> Bench::kernels_for(Case& shared, Method method) const {
+  if (!settings_.all_kernels) return {settings_.kernel};
+  std::vector<std::string> names;
+  for (const KernelInfo& row : explain(shared.call->args(), options_for(method, ""))) {
+    if (row.name.starts_with("ref_") || std::find(names.begin(), names.end(), row.name) != names.end()) continue;
+    try {
+      plan(shared.call->args(), options_for(method, row.name));
+      names.push_back(row.name);
+    } catch (const Unsupported&) {  // not this one
+    }
+  }
+  if (names.empty()) names.emplace_back();  // its row says that there is none
+  return names;
+}
+
+BenchRow Bench::run_method(Case& shared, Method method, const std::string& kernel) {
   const BenchSettings& s = settings_;
   BenchRow row;
   row.method = method_name(method);
   row.seqlen_q = shared.host.q.shape[1];
   row.seqlen_k = shared.host.k.shape[1];
-  AttentionOptions options;
-  options.method = method;
-  options.mask = s.mask;
-  options.softmax_scale = s.scale;
-  options.kernel = s.kernel;
+  AttentionOptions options = options_for(method, kernel);
   DeviceCall& call = *shared.call;
   std::optional<Plan> chosen;
   try {

@@ -29,7 +29,8 @@ struct BenchSettings {
   Mask mask;
   std::optional<float> scale;
   Device device;
-  std::string kernel;  ///< force one row
+  std::string kernel;        ///< force one row
+  bool all_kernels = false;  ///< a row of the table for every kernel that serves a method
   int repeats = 0;
   int64_t reference_rows = 0;  ///< 0: chosen by cost
   uint64_t seed = 1;
@@ -66,7 +67,9 @@ class Bench {
  private:
   struct Case;
   void run_length(int64_t seqlen);
-  BenchRow run_method(Case& shared, Method method);
+  AttentionOptions options_for(Method method, const std::string& kernel) const;
+  std::vector<std::string> kernels_for(Case& shared, Method method) const;
+  BenchRow run_method(Case& shared, Method method, const std::string& kernel);
   void measure_latency(Case& shared, const AttentionOptions& options, BenchRow& row);
   void measure_kernel(Case& shared, const AttentionOptions& options, BenchRow& row);
   void step(const std::string& what, double advance);

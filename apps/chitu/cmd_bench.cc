@@ -54,7 +54,8 @@ BenchSettings settings_of(const Options& options) {
   s.causal = options.call.causal;
   s.mask = options.call.mask();
   s.scale = options.call.scale();
-  s.kernel = options.kernel;
+  s.all_kernels = options.kernel == "all";
+  if (!s.all_kernels) s.kernel = options.kernel;
   if (options.repeats < 0 || options.repeats > 1000000)
     throw UsageError(fmt::format("--repeats: want a number from 1 to 10^6 (0: by time), got {}", options.repeats));
   s.repeats = static_cast<int>(options.repeats);
@@ -259,7 +260,7 @@ Command bench_command() {
     arguments.value("--head-dim", o->head_dim, "Head dimension", "D");
     arguments.value("--batch", o->batch, "Sequences", "B");
     arguments.value("--dtype", o->dtype, "fp16, bf16 or fp32");
-    arguments.value("--kernel", o->kernel, "Force one kernel by name (chitu info lists them)");
+    arguments.value("--kernel", o->kernel, "Force one kernel by name (chitu info lists them); all: a line for each that serves the method");
     arguments.value("--repeats", o->repeats, "Timed calls per row (default: 3 to 20, about 2 s)");
     arguments.value("--reference-rows", o->reference_rows, "Output rows compared with fp64 (default: by cost)");
     arguments.value("--seed", o->seed, "Of the random inputs (default 1)");

@@ -135,6 +135,13 @@ class Bench(Case):
         result = chitu("bench", "--seqlen", "64", "--method", "exact", "--repeats", "1", "--device", "cpu", "--quiet", "--json", "-")
         self.assertEqual(len(json.loads(result.stdout)["results"]), 1)
 
+    def test_every_kernel_of_a_method(self):
+        common = ("--seqlen", "64", "--heads", "1", "--repeats", "1", "--device", "cpu", "--quiet", "--json", "-")
+        rows = json.loads(chitu("bench", "--kernel", "all", "--method", "exact,chitu_int8,sage2", *common).stdout)["results"]
+        self.assertEqual([(row["method"], row["kernel"]) for row in rows], [("exact", "cpu_f16_f16"), ("chitu_int8", "cpu_int8_i8"), ("sage2", "ref_scheme")])
+        rows = json.loads(chitu("bench", "--kernel", "cpu_int8_i8", "--method", "exact,chitu_int8", *common).stdout)["results"]
+        self.assertEqual([row["kernel"] for row in rows], [None, "cpu_int8_i8"])
+
     def test_quantized_kv_only_of_methods_that_have_it(self):
         result = chitu("bench", "--seqlen", "64", "--method", "exact,chitu_int8", "--quantized-kv", "--repeats", "1", "--device", "cpu", "--quiet", "--json", "-")
         exact, quantized = json.loads(result.stdout)["results"]
