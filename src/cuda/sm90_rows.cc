@@ -1,5 +1,7 @@
 #include "cuda/sm90_rows.h"
 
+#include <algorithm>
+
 #include "cuda/attention_call.h"
 #include "cuda/sm90/params.h"
 
@@ -31,8 +33,11 @@ sm90::AttentionParams params_of(const Problem& p) {
   x.head_dim = static_cast<int>(p.head_dim);
   x.seqlen_q = static_cast<int>(p.seqlen_q);
   x.seqlen_k = static_cast<int>(p.seqlen_k);
-  x.seqlen_q_padded = static_cast<int>(div_up(p.seqlen_q, kTile) * kTile);
-  x.tiles_k = static_cast<int>(div_up(p.seqlen_k, kTile));
+  const Sequence s = make_sequence(p, {});
+  x.seqlen_q_padded = static_cast<int>(s.q_rows);
+  x.tiles_k = static_cast<int>(s.tiles_k);
+  x.packed = p.packed;
+  if (p.packed) x.total_q = static_cast<int>(p.total_q), x.total_k = static_cast<int>(p.total_k);
   x.softmax_scale = p.softmax_scale;
   x.window_left = p.mask.left < core::kNoLimit ? p.mask.left : sm90::kUnbounded;
   x.window_right = p.mask.right < core::kNoLimit ? p.mask.right : sm90::kUnbounded;
@@ -45,13 +50,13 @@ sm90::AttentionParams params_of(const Problem& p) {
 
 std::string why_not(const Problem& p) {
   if (p.caps.capability != 90) return "needs a Hopper GPU (compute capability 9.0)";
-  if (p.packed) return "does not take packed sequences (cu_seqlens)";
   if (p.dense_mask != core::DenseMask::none) return "does not take a dense mask";
   if (p.head_dim_v != p.head_dim) return "wants head_dim_v equal to head_dim";
   if (p.dtype == DType::f32) return "reads f16 and bf16, not f32";
   if (!p.aligned16) return "wants rows that start at multiples of 16 bytes";
   if (p.seqlen_k == 0) return "wants at least one key";
-  if (p.seqlen_q >= 0x7fffff00 || p.seqlen_k >= 0x7fffff00 || p.batch * p.num_heads_q > (1 << 20)) return "wants at most 2^20 heads and 2^29 tokens";
+  const std::int64_t tokens = p.packed ? std::max(p.total_q, p.total_k) : std::max(p.seqlen_q, p.seqlen_k);
+  if (tokens >= 0x7fffff00 || p.batch * p.num_heads_q > (1 << 20)) return "wants at most 2^20 heads and 2^29 tokens";
   return {};
 }
 
@@ -65,6 +70,29 @@ std::string eight_bit_why_not(const Problem& p) {
   return supported(sm90::supports_8bit(x));
 }
 
+std::string int8_f16_why_not(const Problem& p) {
+  const core::Scheme& s = p.scheme;
+  if (s.method != Method::chitu) return "computes method chitu only";
+  if (std::string why = why_not(p); !why.empty()) return why;
+  sm90::AttentionParams x = params_of(p);
+  const std::int8_t some = 0;
+  x.k_mean = &some;  // supports() asks only whether there is one
+  return supported(sm90::supports_int8_f16(x));
+}
+
+std::string f16_f16_why_not(const Problem& p) {
+  if (p.scheme.method != Method::exact) return "computes method exact only";
+  if (p.quantized_kv) return "reads k and v, not a QuantizedKV";
+  if (std::string why = why_not(p); !why.empty()) return why;
+  return supported(sm90::supports_f16_f16(params_of(p)));
+}
+
+// A row whose kernels no GPU has run on packed sequences leaves them to a row of their own, which is not verified.
+std::string unless_packed(std::string why, const Problem& p) {
+  return why.empty() && p.packed ? "leaves packed sequences (cu_seqlens) to the row whose name ends in _varlen" : why;
+}
+std::string only_packed(std::string why, const Problem& p) { return why.empty() && !p.packed ? "takes packed sequences (cu_seqlens) only" : why; }
+
 void fill_tensors(const core::Call& call, sm90::AttentionParams& x) {
   const AttentionArgs& a = call.args;
   x.q = view_of(make_view(a.q));
@@ -73,6 +101,15 @@ void fill_tensors(const core::Call& call, sm90::AttentionParams& x) {
   x.lse = call.problem.has_lse ? a.lse.data : nullptr;
   x.lse_batch_stride = a.lse.stride[0], x.lse_head_stride = a.lse.stride[1], x.lse_seq_stride = a.lse.stride[2];
   x.seqlens_k = call.problem.padded ? a.sequences.seqlens_k : nullptr;
+  x.cu_seqlens_q = a.sequences.cu_seqlens_q;
+  x.cu_seqlens_k = a.sequences.cu_seqlens_k;
+}
+
+/// Memory for the order of packed sequences, where they are packed.
+void take_order(core::Workspace& ws, sm90::AttentionParams& x) {
+  if (!x.packed) return;
+  x.order = {ws.take<std::int32_t>(x.batch), ws.take<std::int32_t>(x.batch + 1)};
+  x.work_counter = ws.take<std::int32_t>(1);
 }
 
 void fill_codes(const Operands& o, sm90::AttentionParams& x) {
@@ -92,9 +129,10 @@ void fill_codes(const Operands& o, sm90::AttentionParams& x) {
 /// e4m3_tiles: V as the e4m3 products want it.
 void run_quantized(const core::Call& call, core::Workspace& ws, bool e4m3_tiles, cudaError_t (*launch)(const sm90::AttentionParams&, cudaStream_t)) {
   const DeviceGuard guard(call.problem.device.index);
+  sm90::AttentionParams x = params_of(call.problem);
+  take_order(ws, x);
   const Operands o = prepare(call, ws, e4m3_tiles);
   if (ws.measuring()) return;
-  sm90::AttentionParams x = params_of(call.problem);
   fill_tensors(call, x);
   fill_codes(o, x);
   x.v = view_of(o.v);
@@ -115,15 +153,10 @@ core::Scheme sm90_int8_f8_executes(const Problem& p) {
   return s;
 }
 
-std::string sm90_int8_f16_why_not(const Problem& p) {
-  const core::Scheme& s = p.scheme;
-  if (s.method != Method::chitu) return "computes method chitu only";
-  if (std::string why = why_not(p); !why.empty()) return why;
-  sm90::AttentionParams x = params_of(p);
-  const std::int8_t some = 0;
-  x.k_mean = &some;  // supports() asks only whether there is one
-  return supported(sm90::supports_int8_f16(x));
-}
+std::string sm90_int8_f16_why_not(const Problem& p) { return unless_packed(int8_f16_why_not(p), p); }
+std::string sm90_int8_f16_varlen_why_not(const Problem& p) { return only_packed(int8_f16_why_not(p), p); }
+std::string sm90_f16_f16_why_not(const Problem& p) { return unless_packed(f16_f16_why_not(p), p); }
+std::string sm90_f16_f16_varlen_why_not(const Problem& p) { return only_packed(f16_f16_why_not(p), p); }
 
 std::string sm90_int8_i8_why_not(const Problem& p) {
   if (p.scheme.method != Method::chitu_int8) return "computes method chitu_int8 only";
@@ -141,19 +174,13 @@ std::string sm90_int8_f8_why_not(const Problem& p) {
   return eight_bit_why_not(p);
 }
 
-std::string sm90_f16_f16_why_not(const Problem& p) {
-  if (p.scheme.method != Method::exact) return "computes method exact only";
-  if (p.quantized_kv) return "reads k and v, not a QuantizedKV";
-  if (std::string why = why_not(p); !why.empty()) return why;
-  return supported(sm90::supports_f16_f16(params_of(p)));
-}
-
 void run_sm90_int8_f16(const core::Call& call, core::Workspace& ws) { run_quantized(call, ws, false, sm90::launch_int8_f16); }
 
 void run_sm90_f16_f16(const core::Call& call, core::Workspace& ws) {
+  sm90::AttentionParams x = params_of(call.problem);
+  take_order(ws, x);
   if (ws.measuring()) return;
   const DeviceGuard guard(call.problem.device.index);
-  sm90::AttentionParams x = params_of(call.problem);
   fill_tensors(call, x);
   x.k = view_of(make_view(call.args.k));
   x.v = view_of(make_view(call.args.v));

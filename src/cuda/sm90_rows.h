@@ -10,6 +10,9 @@ namespace chitu::cuda {
 
 std::string sm90_int8_f16_why_not(const core::Problem& p);
 std::string sm90_f16_f16_why_not(const core::Problem& p);
+/// Packed sequences only, which the two above refuse.
+std::string sm90_int8_f16_varlen_why_not(const core::Problem& p);
+std::string sm90_f16_f16_varlen_why_not(const core::Problem& p);
 std::string sm90_int8_i8_why_not(const core::Problem& p);
 std::string sm90_int8_f8_why_not(const core::Problem& p);
 void run_sm90_int8_f16(const core::Call& call, core::Workspace& ws);

@@ -170,6 +170,26 @@ std::vector<Case> cases() {
                            [](CallSpec& s) {
                              s.lens_q = {140, 260}, s.lens_k = {140, 260};
                            })},
+      {"packed_around_tiles", with(shape(1, 0, 0, 2, 1, 128, 128),
+                                   [](CallSpec& s) {
+                                     s.lens_q = {127, 129, 1, 256}, s.lens_k = {129, 256, 127, 385}, s.mask = Mask::window(150, 20);
+                                   })},
+      {"packed_tiny", with(shape(1, 0, 0, 1, 1, 64, 64),
+                           [](CallSpec& s) {
+                             for (int i = 0; i < 140; ++i) s.lens_q.push_back(i % 7), s.lens_k.push_back(i * 5 % 11);
+                           })},
+      {"packed_top_left", with(shape(1, 0, 0, 3, 1, 96, 96),
+                               [](CallSpec& s) {
+                                 s.lens_q = {70, 0, 200}, s.lens_k = {30, 300, 260}, s.mask = Mask::causal_top_left(), s.layout = Layout::gaps;
+                               })},
+      {"packed_d256", with(shape(1, 0, 0, 2, 1, 256, 256),
+                           [](CallSpec& s) {
+                             s.lens_q = {65, 128}, s.lens_k = {200, 128}, s.mask = Mask::causal(), s.layout = Layout::fused;
+                           })},
+      {"packed_biased_keys", with(shape(1, 0, 0, 2, 1, 128, 128),
+                                  [](CallSpec& s) {
+                                    s.lens_q = {40, 90}, s.lens_k = {1200, 300}, s.input_set = "5";
+                                  })},
       {"negative_scale", with(d64, [](CallSpec& s) { s.softmax_scale = -0.2f; })},
       {"zero_scale", with(d64, [](CallSpec& s) { s.softmax_scale = 0.0f; })},
       {"biased_before_rope", with(d128, [](CallSpec& s) { s.input_set = "6"; })},
@@ -295,6 +315,47 @@ TEST_P(Rows, IgnorePadding) {
   });
 }
 
+/// NaN and Inf in the first and the last of five packed sequences reach nothing of those between: one tile, no key, one that ends inside a tile.
+TEST_P(Rows, PackedSequencesStayApart) {
+  CHITU_NEED_GPU();
+  const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+  int turn = static_cast<int>(GetParam());
+  for (std::int64_t dim : {64, 96, 128, 256}) {
+    if (!chosen(turn++, 4, 0)) continue;
+    CallSpec s = shape(1, 0, 0, 1, 1, dim, dim);
+    s.lens_q = {30, 140, 3, 50, 20}, s.lens_k = {10, 128, 0, 150, 60};
+    TestCall host(s);
+    const SequenceSpan first = host.span(1), empty = host.span(2), last = host.span(3);
+    const std::int64_t q_end = last.q_begin + last.q_len, k_end = last.k_begin + last.k_len;
+    const auto between = [](const std::vector<float>& x, std::int64_t begin, std::int64_t end) {
+      return std::vector<float>(x.begin() + begin, x.begin() + end);
+    };
+    const auto poisoned = [](std::vector<float> x, std::int64_t begin, std::int64_t end, float with) {
+      std::fill(x.begin(), x.begin() + begin, with);
+      std::fill(x.begin() + end, x.end(), with);
+      return x;
+    };
+    const auto q = host.q(), k = host.k(), v = host.v();
+    GpuCall gpu(host);
+    for (const std::string& row : gpu.rows(host.options(GetParam()))) {
+      std::vector<float> out[2], lse[2];
+      for (bool poison : {false, true}) {
+        host.set_q(poison ? poisoned(q, first.q_begin * dim, q_end * dim, nan) : q);
+        host.set_k(poison ? poisoned(k, first.k_begin * dim, k_end * dim, nan) : k);
+        host.set_v(poison ? poisoned(v, first.k_begin * dim, k_end * dim, inf) : v);
+        gpu.refresh_inputs();
+        ASSERT_EQ(gpu.run(host.options(GetParam(), row)), "") << row;
+        out[poison] = between(host.out(), first.q_begin * dim, q_end * dim);
+        lse[poison] = between(host.lse(), first.q_begin, q_end);
+        for (float x : out[poison]) ASSERT_TRUE(std::isfinite(x)) << row;
+        for (float x : between(host.out(), empty.q_begin * dim, last.q_begin * dim)) EXPECT_EQ(x, 0.0f) << row;
+        for (float x : between(host.lse(), empty.q_begin, last.q_begin)) EXPECT_EQ(x, -inf) << row;
+      }
+      EXPECT_TRUE(same_bits(out[0], out[1]) && same_bits(lse[0], lse[1])) << row << ", head_dim " << dim;
+    }
+  }
+}
+
 TEST_P(Rows, ARowDoesNotDependOnItsNeighbours) {
   CHITU_NEED_GPU();
   for (std::int64_t sq : {1, 150}) {
@@ -338,6 +399,26 @@ TEST(CudaSchemes, Departures) {
         EXPECT_LE(difference(out, host.out()).nrmse, 4e-3) << method_name(m) << static_cast<int>(g) << static_cast<int>(f);
         EXPECT_LE(largest_difference(lse, host.lse()), 1e-4);
       }
+    }
+  }
+}
+
+/// A row that is not verified serves only what no verified row serves, packed sequences included; and the Hopper rows take them when asked.
+TEST(CudaSelection, PrefersVerifiedRows) {
+  CHITU_NEED_GPU();
+  for (bool packed : {false, true}) {
+    CallSpec s = shape(1, 40, 200, 2, 1, 128, 128);
+    if (packed) s.lens_q = {40, 7}, s.lens_k = {200, 9};
+    TestCall host(s);
+    GpuCall gpu(host);
+    for (Method m : kMethods) {
+      const auto serving = gpu.rows(host.options(m));
+      const std::string chosen_row(plan(gpu.args(), host.options(m)).kernel());
+      for (const core::Kernel& row : cuda::backend().kernels)
+        if (row.name == chosen_row) EXPECT_TRUE(row.verified) << chosen_row << " for " << method_name(m);
+      const bool hopper = std::any_of(serving.begin(), serving.end(), [](const std::string& row) { return row.rfind("sm90", 0) == 0; });
+      const bool ours = m == Method::exact || m == Method::chitu || m == Method::chitu_int8 || m == Method::chitu_fast || m == Method::sage2;
+      if (cuda::backend().caps({DeviceType::cuda, 0}).capability == 90) EXPECT_EQ(hopper, ours) << method_name(m) << (packed ? ", packed" : "");
     }
   }
 }

@@ -78,6 +78,10 @@ CUDA = [
     ("scores are read before wgmma has made them", "src/cuda/sm90/attention.cuh", "    ptx::wgmma_wait<1>();", "    ptx::wgmma_wait<2>();", "cuda_emulated_tests",
      "*Rows.StayWithin*/exact"),
     ("cleared values do not reach wgmma", "src/cuda/sm90/attention.cuh", "    ptx::fence_proxy_async();\n", "", "cuda_emulated_tests", "*Rows.IgnorePadding/exact"),
+    ("values of the next packed sequence are not cleared", "src/cuda/sm90/work.cuh", "!p.packed && w.at.k_len >= p.seqlen_k", "w.at.k_len >= p.seqlen_k",
+     "cuda_emulated_tests", "*Rows.PackedSequences*/exact"),
+    ("a packed sequence counts itself among those before it", "src/cuda/sm90/order.cu", "other >= b)", "other > b)", "cuda_emulated_tests",
+     "*Rows.PackedSequences*/exact"),
     ("q for the bias is replaced while it is read", "src/cuda/sm90/producer.cuh",
      "      ptx::bar_sync(kBarBias, kBiasWarps * 32);  // all are done with the previous q\n", "", "cuda_emulated_tests", "*Rows.Match*/chitu"),
 ]

@@ -257,8 +257,8 @@ struct Consumer : ConsumerBase<T> {
 
   // Values behind the end of a sequence may be NaN, and 0 * NaN is NaN: clear those rows of stage 0.
   __device__ __forceinline__ void clear_value_tail(const Work& w, int n) {
-    int valid = w.seqlen_k - n * T::kTileN;
-    if (valid >= T::kTileN || w.seqlen_k >= p.seqlen_k) return;  // the copy engine already wrote zeros beyond seqlen_k
+    int valid = w.at.k_len - n * T::kTileN;
+    if (valid >= T::kTileN || w.zeros_behind) return;
     int words = (T::kTileN - valid) * (T::kChunk16 / 16);
     for (int chunk = 0; chunk < T::kChunks16; ++chunk) {
       uint4* to = reinterpret_cast<uint4*>(smem + T::kVOffset + (chunk * T::kTileN + valid) * T::kChunk16);

@@ -400,7 +400,7 @@ struct Consumer8 : ConsumerBase<T> {
     for (float& x : o) x = 0.f;
     row = w.row0 + warpgroup * 64 + warp * 16 + lane / 4;
     if (w.n_end <= w.n_begin) return;
-    head_tiles = (w.batch * p.num_heads_kv + w.head_kv) * p.tiles_k;
+    head_tiles = (w.at.batch * p.num_heads_kv + w.head_kv) * p.tiles_k + w.at.tile;
     if constexpr (kWeights == Weights::u8_tile) {
       value_scale = __ldg(p.token_scale + static_cast<int64_t>(head_tiles + w.n_end - 1) * kScaleTile);
       shift_limit = __ldg(p.shift_limit + (head_tiles + w.n_end - 1));

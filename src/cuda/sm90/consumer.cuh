@@ -117,7 +117,7 @@ struct ConsumerBase {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         int i = row + r * 8;
-        int first = max(0, i + w.lo), last = min(w.seqlen_k - 1, i + w.hi);
+        int first = max(0, i + w.lo), last = min(w.at.k_len - 1, i + w.hi);
         columns[r].first = first - n * T::kTileN - lane % 4 * 2;
         columns[r].count = max(0, last - first + 1);
       }
@@ -126,14 +126,14 @@ struct ConsumerBase {
 
   __device__ __forceinline__ void begin(const Work& w) {
     if constexpr (T::kInt8Qk) {
-      int64_t head = static_cast<int64_t>(w.batch) * p.num_heads_q + w.head;
+      const float* q_scale = p.q_scale + (static_cast<int64_t>(w.at.batch) * p.num_heads_q + w.head) * p.seqlen_q_padded + w.at.q_begin;
       const float factor = fabsf(p.softmax_scale) * 1.4426950408889634f;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        int i = min(row + r * 8, p.seqlen_q - 1);
-        c0[r] = factor * __ldg(p.q_scale + head * p.seqlen_q_padded + i);
+        int i = min(row + r * 8, w.at.q_len - 1);
+        c0[r] = factor * __ldg(q_scale + i);
       }
-      k_scale = p.k_scale + (static_cast<int64_t>(w.batch) * p.num_heads_kv + w.head_kv) * p.tiles_k * 4 + lane % 4;
+      k_scale = p.k_scale + ((static_cast<int64_t>(w.at.batch) * p.num_heads_kv + w.head_kv) * p.tiles_k + w.at.tile) * 4 + lane % 4;
       ks_next = __ldg(k_scale + (w.n_end - 1) * T::kTileN / kScaleTile * 4);
       bias_group = -1;
       if constexpr (!T::kTileBias) scale.bias[0] = scale.bias[1] = 0.f;

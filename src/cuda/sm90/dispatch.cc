@@ -39,7 +39,7 @@ const char* supports_common(const AttentionParams& p) {
   if (p.head_dim != 64 && p.head_dim != 96 && p.head_dim != 128 && p.head_dim != 256) return "head_dim is not 64, 96, 128 or 256";
   if (p.input == Float::f32) return "f32 inputs";
   if (p.num_heads_kv <= 0 || p.num_heads_q % p.num_heads_kv != 0) return "num_heads_q is not a multiple of num_heads_kv";
-  if (p.seqlen_q > kMaxLength || p.seqlen_k > kMaxLength) return "more than 2^29 tokens";
+  if (p.rows_q() > kMaxLength || p.rows_k() > kMaxLength) return "more than 2^29 tokens";
   if (int64_t{p.batch} * p.num_heads_q > (1 << 20) || int64_t{p.batch} * p.num_heads_q * ((p.seqlen_q + 127) / 128) > (1 << 30)) return "too many heads";
   return nullptr;
 }
@@ -47,11 +47,11 @@ const char* supports_common(const AttentionParams& p) {
 bool makes_bias(const AttentionParams& p) { return p.k_mean && !p.bias; }
 
 const char* supports_v(const AttentionParams& p) {
-  return p.seqlen_k > 0 && !mappable(p.v, p.seqlen_k, p.num_heads_kv, p.batch) ? "v does not have 16-byte aligned, positive strides" : nullptr;
+  return p.seqlen_k > 0 && !mappable(p.v, p.rows_k(), p.num_heads_kv, p.tensor_batch()) ? "v does not have 16-byte aligned, positive strides" : nullptr;
 }
 
 const char* supports_int8_q(const AttentionParams& p) {
-  return makes_bias(p) && !mappable(p.q, p.seqlen_q, p.num_heads_q, p.batch) ? "q does not have 16-byte aligned, positive strides" : nullptr;
+  return makes_bias(p) && !mappable(p.q, p.rows_q(), p.num_heads_q, p.tensor_batch()) ? "q does not have 16-byte aligned, positive strides" : nullptr;
 }
 
 }  // namespace
@@ -64,7 +64,7 @@ const char* supports_int8_f16(const AttentionParams& p) {
 
 const char* supports_8bit(const AttentionParams& p) {
   if (const char* reason = supports_common(p)) return reason;
-  if (int64_t{p.batch} * p.num_heads_kv * p.tiles_k > (1 << 30)) return "too many key tiles";
+  if (int64_t{p.tensor_batch()} * p.num_heads_kv * p.tiles_k > (1 << 30)) return "too many key tiles";
   return supports_int8_q(p);
 }
 
@@ -72,8 +72,8 @@ const char* supports_f16_f16(const AttentionParams& p) {
   if (const char* reason = supports_common(p)) return reason;
   if (const char* reason = supports_v(p)) return reason;
   if (!(p.softmax_scale >= 0)) return "negative softmax_scale";  // the row maximum would be a minimum
-  if (!mappable(p.q, p.seqlen_q, p.num_heads_q, p.batch)) return "q does not have 16-byte aligned, positive strides";
-  if (p.seqlen_k > 0 && !mappable(p.k, p.seqlen_k, p.num_heads_kv, p.batch)) return "k does not have 16-byte aligned, positive strides";
+  if (!mappable(p.q, p.rows_q(), p.num_heads_q, p.tensor_batch())) return "q does not have 16-byte aligned, positive strides";
+  if (p.seqlen_k > 0 && !mappable(p.k, p.rows_k(), p.num_heads_kv, p.tensor_batch())) return "k does not have 16-byte aligned, positive strides";
   return nullptr;
 }
 

@@ -50,9 +50,9 @@ __device__ __forceinline__ void store_row16(uint16_t* to, const float (&o)[kHead
 }
 
 template <int kHeadDim, int kRow>
-__device__ __forceinline__ void store_row(const AttentionParams& p, const Work& w, const float (&o)[kHeadDim / 2], int row, float factor, int q) {
-  bool valid = row < p.seqlen_q;
-  int64_t offset = w.batch * p.out_batch_stride + row * p.out_seq_stride + w.head * p.out_head_stride;
+__device__ __forceinline__ void store_row(const AttentionParams& p, const Place& at, int head, const float (&o)[kHeadDim / 2], int row, float factor, int q) {
+  bool valid = row < at.q_len;
+  int64_t offset = at.batch * p.out_batch_stride + (at.q_begin + row) * p.out_seq_stride + head * p.out_head_stride;
   if (p.output == Float::f32) {
     float* to = static_cast<float*>(p.out) + offset + q * 2;
     if (!valid) return;
@@ -73,10 +73,16 @@ __device__ __forceinline__ void store_row(const AttentionParams& p, const Work& 
   }
 }
 
-// row: the thread's first row in the problem; the second is row + 8.
+// Of a row in the caller's lse.
+__device__ __forceinline__ int64_t lse_offset(const AttentionParams& p, const Place& at, int head, int row) {
+  return at.batch * p.lse_batch_stride + head * p.lse_head_stride + (at.q_begin + row) * p.lse_seq_stride;
+}
+
+// row: the thread's first row in the sequence; the second is row + 8.
 template <int kHeadDim>
 __device__ __forceinline__ void epilogue(const AttentionParams& p, const Work& w, float (&o)[kHeadDim / 2], const RowState& state, float offset, int row,
                                          int lane) {
+  const Place at = place_of(p, w.sequence);
   int q = lane % 4;
   float factor[2];
 #pragma unroll
@@ -85,17 +91,17 @@ __device__ __forceinline__ void epilogue(const AttentionParams& p, const Work& w
     bool empty = l == 0.f;
     factor[r] = empty ? 0.f : 1.f / l;
     int i = row + r * 8;
-    if (p.lse && q == 0 && i < p.seqlen_q) {
+    if (p.lse && q == 0 && i < at.q_len) {
       float lse = empty ? -__builtin_huge_valf() : 0.6931471805599453f * (state.m[r] - offset + log2f(l));
-      p.lse[w.batch * p.lse_batch_stride + w.head * p.lse_head_stride + i * p.lse_seq_stride] = lse;
+      p.lse[lse_offset(p, at, w.head, i)] = lse;
     }
     if (empty) {  // 0 * NaN of a masked value must not reach the output
 #pragma unroll
       for (int j = 0; j < kHeadDim / 8; ++j) o[j * 4 + r * 2] = o[j * 4 + r * 2 + 1] = 0.f;
     }
   }
-  store_row<kHeadDim, 0>(p, w, o, row, factor[0], q);
-  store_row<kHeadDim, 1>(p, w, o, row + 8, factor[1], q);
+  store_row<kHeadDim, 0>(p, at, w.head, o, row, factor[0], q);
+  store_row<kHeadDim, 1>(p, at, w.head, o, row + 8, factor[1], q);
 }
 
 }  // namespace chitu::cuda::sm90

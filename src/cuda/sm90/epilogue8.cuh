@@ -10,8 +10,9 @@ __device__ __forceinline__ void epilogue8(const AttentionParams& p, const Work& 
   // What P of the largest weight is; chitu_int8 folds its 255 into the factors, and its sums are already those of the quad.
   constexpr float kLog2Range = T::kWeights == Weights::e4m3_tile ? 8.f : T::kWeights == Weights::e4m3_running ? 8.807354922057604f : 0.f;
   constexpr bool kWholeRow = T::kWeights == Weights::u8_tile, kOneSum = T::kWeights == Weights::e4m3_running;
+  const Place at = place_of(p, w.sequence);
   const int q = lane % 4;
-  const float* v_scale = p.v_scale + static_cast<int64_t>(w.batch * p.num_heads_kv + w.head_kv) * T::kHeadDim + q * 2;
+  const float* v_scale = p.v_scale + static_cast<int64_t>(w.sequence * p.num_heads_kv + w.head_kv) * T::kHeadDim + q * 2;
   float factor[2];
   bool empty[2];
 #pragma unroll
@@ -20,10 +21,10 @@ __device__ __forceinline__ void epilogue8(const AttentionParams& p, const Work& 
     empty[r] = l == 0.f;  // not "l > 0": that would hide NaN
     factor[r] = 1.f / l;
     const int i = row + r * 8;
-    if (p.lse && q == 0 && i < p.seqlen_q) {
+    if (p.lse && q == 0 && i < at.q_len) {
       float lse = sum == 0.f ? -__builtin_huge_valf() : 0.6931471805599453f * (state.m[r] - kLog2Range + log2f(sum));
-      if (p.mean_dot && sum != 0.f) lse += __ldg(p.mean_dot + (static_cast<int64_t>(w.batch) * p.num_heads_q + w.head) * p.seqlen_q_padded + i);
-      p.lse[w.batch * p.lse_batch_stride + w.head * p.lse_head_stride + i * p.lse_seq_stride] = lse;
+      if (p.mean_dot && sum != 0.f) lse += __ldg(p.mean_dot + (static_cast<int64_t>(at.batch) * p.num_heads_q + w.head) * p.seqlen_q_padded + at.q_begin + i);
+      p.lse[lse_offset(p, at, w.head, i)] = lse;
     }
   }
 #pragma unroll
@@ -35,8 +36,8 @@ __device__ __forceinline__ void epilogue8(const AttentionParams& p, const Work& 
       x = empty[e / 2] ? 0.f : x * factor[e / 2] * (e % 2 ? scale.y : scale.x);  // 0 * NaN of a hidden value must not reach the output
     }
   }
-  store_row<T::kHeadDim, 0>(p, w, o, row, 1.f, q);
-  store_row<T::kHeadDim, 1>(p, w, o, row + 8, 1.f, q);
+  store_row<T::kHeadDim, 0>(p, at, w.head, o, row, 1.f, q);
+  store_row<T::kHeadDim, 1>(p, at, w.head, o, row + 8, 1.f, q);
 }
 
 }  // namespace chitu::cuda::sm90

@@ -8,14 +8,14 @@ namespace chitu::cuda::sm90 {
 template <class T>
 cudaError_t encode_maps(TensorMaps& maps, const AttentionParams& p) {
   constexpr int kD = T::kHeadDim;
-  cudaError_t e = encode_view(maps.v, p.v, kD, p.seqlen_k, p.num_heads_kv, p.batch, T::kTileN, T::kChunk16);
+  cudaError_t e = encode_view(maps.v, p.v, kD, p.rows_k(), p.num_heads_kv, p.tensor_batch(), T::kTileN, T::kChunk16);
   if (e != cudaSuccess) return e;
   if constexpr (T::kInt8Qk) {
     return encode_int8_qk<T>(maps, p);
   } else {
-    e = encode_view(maps.q, p.q, kD, p.seqlen_q, p.num_heads_q, p.batch, T::kTileM, T::kQkChunk);
+    e = encode_view(maps.q, p.q, kD, p.rows_q(), p.num_heads_q, p.tensor_batch(), T::kTileM, T::kQkChunk);
     if (e != cudaSuccess) return e;
-    return encode_view(maps.k, p.k, kD, p.seqlen_k, p.num_heads_kv, p.batch, T::kTileN, T::kQkChunk);
+    return encode_view(maps.k, p.k, kD, p.rows_k(), p.num_heads_kv, p.tensor_batch(), T::kTileN, T::kQkChunk);
   }
 }
 

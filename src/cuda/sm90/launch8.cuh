@@ -7,7 +7,8 @@ namespace chitu::cuda::sm90 {
 
 template <class T>
 cudaError_t encode_maps8(TensorMaps& maps, const AttentionParams& p) {
-  cudaError_t e = encode_codes(maps.v, static_cast<const int8_t*>(p.v8t), T::kTileN, p.tiles_k * T::kHeadDim, p.batch * p.num_heads_kv, T::kHeadDim, T::kTileN);
+  cudaError_t e =
+      encode_codes(maps.v, static_cast<const int8_t*>(p.v8t), T::kTileN, p.tiles_k * T::kHeadDim, p.tensor_batch() * p.num_heads_kv, T::kHeadDim, T::kTileN);
   return e != cudaSuccess ? e : encode_int8_qk<T>(maps, p);
 }
 

@@ -42,9 +42,9 @@ __device__ __forceinline__ void load_k(const TensorMaps& maps, char* smem, Barri
     constexpr int kColumns = T::kQkChunk / T::kQkBytes;
     char* to = stage + c * T::kTileN * T::kQkChunk;
     if constexpr (T::kInt8Qk) {
-      ptx::tma_load_3d(to, &maps.k, full, c * kColumns, n * T::kTileN, head_linear_kv);
+      ptx::tma_load_3d(to, &maps.k, full, c * kColumns, w.at.tile * kScaleTile + n * T::kTileN, head_linear_kv);
     } else {
-      ptx::tma_load_4d(to, &maps.k, full, c * kColumns, n * T::kTileN, w.head_kv, w.batch);
+      ptx::tma_load_4d(to, &maps.k, full, c * kColumns, w.at.k_begin + n * T::kTileN, w.head_kv, w.at.batch);
     }
   }
   ring.advance();
@@ -57,12 +57,12 @@ __device__ __forceinline__ void load_v(const TensorMaps& maps, char* smem, Barri
   uint64_t* full = &bar.v_full[ring.index];
   ptx::mbarrier_arrive_expect_tx(full, T::kVBytes);
   if constexpr (T::kPvBytes == 1) {
-    ptx::tma_load_3d(smem + T::kVOffset + ring.index * T::kVStageBytes, &maps.v, full, 0, n * T::kHeadDim, head_linear_kv);
+    ptx::tma_load_3d(smem + T::kVOffset + ring.index * T::kVStageBytes, &maps.v, full, 0, (w.at.tile + n) * T::kHeadDim, head_linear_kv);
   } else {
     char* stage = smem + T::kVOffset + ring.index * T::kVBytes;
 #pragma unroll
     for (int c = 0; c < T::kChunks16; ++c) {
-      ptx::tma_load_4d(stage + c * T::kTileN * T::kChunk16, &maps.v, full, c * T::kChunk16 / 2, n * T::kTileN, w.head_kv, w.batch);
+      ptx::tma_load_4d(stage + c * T::kTileN * T::kChunk16, &maps.v, full, c * T::kChunk16 / 2, w.at.k_begin + n * T::kTileN, w.head_kv, w.at.batch);
     }
   }
   ring.advance();
@@ -76,9 +76,9 @@ __device__ __forceinline__ void load_q(const TensorMaps& maps, char* smem, Barri
     constexpr int kColumns = T::kQkChunk / T::kQkBytes;
     char* to = smem + T::kQOffset + c * T::kTileM * T::kQkChunk;
     if constexpr (T::kInt8Qk) {
-      ptx::tma_load_3d(to, &maps.q, &bar.q_full, c * kColumns, w.row0, w.batch * p.num_heads_q + w.head);
+      ptx::tma_load_3d(to, &maps.q, &bar.q_full, c * kColumns, w.at.q_begin + w.row0, w.at.batch * p.num_heads_q + w.head);
     } else {
-      ptx::tma_load_4d(to, &maps.q, &bar.q_full, c * kColumns, w.row0, w.head, w.batch);
+      ptx::tma_load_4d(to, &maps.q, &bar.q_full, c * kColumns, w.at.q_begin + w.row0, w.head, w.at.batch);
     }
   }
 }
@@ -90,26 +90,30 @@ __device__ __forceinline__ void produce(const AttentionParams& p, const WorkShap
   RingState<T::kVStages> v_ring;
   RingState<2> work_ring;
   uint32_t q_phase = 0;
+  PackedTickets packed;
   auto fetch = [&](int previous) { return p.work_counter ? atomicAdd(p.work_counter, 1) : previous + static_cast<int>(gridDim.x); };
+  auto ticket_of = [&](int piece) { return p.packed ? packed.of(p, shape, piece) : piece; };
   auto post = [&](int ticket) {
     ptx::mbarrier_wait(&bar.work_empty[work_ring.index], work_ring.phase ^ 1);
     bar.ticket[work_ring.index] = ticket;
     ptx::mbarrier_arrive(&bar.work_full[work_ring.index]);
     work_ring.advance();
   };
-  int ticket = p.work_counter ? fetch(0) : blockIdx.x;
-  post(ticket);
-  while (ticket < shape.num_tiles) {
-    int next = fetch(ticket);
-    post(next);  // one piece ahead, so that the bias warps can start on it
-    Work w = decode_work<T::kTileM, T::kTileN>(p, shape, ticket);
-    ticket = next;
+  int piece = static_cast<int>(blockIdx.x) - static_cast<int>(gridDim.x), ticket = -1;
+  do {
+    const int now = ticket;
+    piece = fetch(piece);
+    ticket = ticket_of(piece);
+    post(ticket);  // one piece ahead, so that the bias warps can start on it
+    if (now < 0) continue;
+    Work w = decode_work<T::kTileM, T::kTileN>(p, shape, now);
     if (w.n_end <= w.n_begin) continue;
-    int head_linear_kv = w.batch * p.num_heads_kv + w.head_kv;
+    int head_linear_kv = w.at.batch * p.num_heads_kv + w.head_kv;
     ptx::mbarrier_wait(&bar.q_empty, q_phase ^ 1);
     q_phase ^= 1;
     load_q<T>(maps, smem, bar, p, w);
     load_k<T>(maps, smem, bar, k_ring, w, head_linear_kv, w.n_end - 1);
+#pragma unroll 1  // unrolled it spills
     for (int n = w.n_end - 2; n >= w.n_begin; --n) {
       load_k<T>(maps, smem, bar, k_ring, w, head_linear_kv, n);
       load_v<T>(maps, smem, bar, v_ring, w, head_linear_kv, n + 1);
@@ -123,15 +127,14 @@ __device__ __forceinline__ void produce(const AttentionParams& p, const WorkShap
       ptx::mbarrier_arrive(&bar.v_full[T::kVStages - 1]);
       v_ring.advance();
     }
-  }
+  } while (ticket < shape.num_tiles);
 }
 
-// bias[i, T] for rows 16 * m .. + 15 and the kBiasTiles scale tiles from t0 on, q in shared memory, means from global memory.
+// bias[i, T] for rows 16 * m .. + 15 and the kBiasTiles scale tiles from t0 on, the last of which is tiles - 1; q in shared memory, means from global memory.
 template <class T>
-__device__ __forceinline__ void bias_block(const typename T::Float16* means, int tiles_k, float scale, uint32_t q16, float* bias, int m, int t0,
-                                           int lane) {
+__device__ __forceinline__ void bias_block(const typename T::Float16* means, int tiles, float scale, uint32_t q16, float* bias, int m, int t0, int lane) {
   float d[4] = {};
-  const uint32_t* mean = reinterpret_cast<const uint32_t*>(means + static_cast<int64_t>(min(t0 + lane / 4, tiles_k - 1)) * T::kHeadDim) + lane % 4;
+  const uint32_t* mean = reinterpret_cast<const uint32_t*>(means + static_cast<int64_t>(min(t0 + lane / 4, tiles - 1)) * T::kHeadDim) + lane % 4;
   int row = m * 16 + lane % 16;
   constexpr int kColumns = T::kChunk16 / 2;
 #pragma unroll 4
@@ -173,13 +176,15 @@ __device__ __forceinline__ void make_bias(const AttentionParams& p, const WorkSh
       if (warp == 1 && lane == 0) {
         ptx::mbarrier_arrive_expect_tx(&bar.q16_full, T::kQ16Bytes);
         for (int c = 0; c < T::kChunks16; ++c) {
-          ptx::tma_load_4d(smem + T::kQ16Offset + c * T::kTileM * T::kChunk16, &maps.q16, &bar.q16_full, c * T::kChunk16 / 2, w.row0, w.head, w.batch);
+          ptx::tma_load_4d(smem + T::kQ16Offset + c * T::kTileM * T::kChunk16, &maps.q16, &bar.q16_full, c * T::kChunk16 / 2, w.at.q_begin + w.row0, w.head,
+                           w.at.batch);
         }
       }
       ptx::mbarrier_wait(&bar.q16_full, q16_phase);
       q16_phase ^= 1;
     }
-    int64_t means_row = static_cast<int64_t>(w.batch * p.num_heads_kv + w.head_kv) * p.tiles_k;
+    const int tiles = p.tiles_k - w.at.tile;
+    int64_t means_row = static_cast<int64_t>(w.at.batch * p.num_heads_kv + w.head_kv) * p.tiles_k + w.at.tile;
     const Float16* means = static_cast<const Float16*>(p.k_mean) + means_row * T::kHeadDim;
     int group_last = (w.n_end - 1) * T::kTileN / kScaleTile / kBiasTiles;
     int group_first = w.n_begin * T::kTileN / kScaleTile / kBiasTiles;
@@ -188,14 +193,15 @@ __device__ __forceinline__ void make_bias(const AttentionParams& p, const WorkSh
       float* bias = reinterpret_cast<float*>(smem + T::kBiasOffset) + bias_ring.index * kBiasTiles * T::kBiasStride;
       if (computed) {
         for (int m = warp - 1; m < T::kTileM / 16; m += kBiasWarps) {
-          bias_block<T>(means, p.tiles_k, scale, ptx::smem_u32(smem + T::kQ16Offset), bias, m, group * kBiasTiles, lane);
+          bias_block<T>(means, tiles, scale, ptx::smem_u32(smem + T::kQ16Offset), bias, m, group * kBiasTiles, lane);
         }
       } else {
-        int64_t row = static_cast<int64_t>(w.batch * p.num_heads_q + w.head) * p.tiles_k + group * kBiasTiles;
+        int64_t row = static_cast<int64_t>(w.at.batch * p.num_heads_q + w.head) * p.tiles_k + w.at.tile + group * kBiasTiles;
+        const int row0 = w.at.q_begin + w.row0;
         for (int i = (warp - 1) * 32 + lane; i < kBiasTiles * T::kTileM; i += kBiasWarps * 32) {
           int t = i / T::kTileM, r = i % T::kTileM;
-          bool inside = p.bias && group * kBiasTiles + t < p.tiles_k && w.row0 + r < p.seqlen_q_padded;
-          bias[t * T::kBiasStride + r] = inside ? __ldg(p.bias + (row + t) * p.seqlen_q_padded + w.row0 + r) : 0.f;
+          bool inside = p.bias && group * kBiasTiles + t < tiles && row0 + r < p.seqlen_q_padded;
+          bias[t * T::kBiasStride + r] = inside ? __ldg(p.bias + (row + t) * p.seqlen_q_padded + row0 + r) : 0.f;
         }
       }
       __syncwarp();

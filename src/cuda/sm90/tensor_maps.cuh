@@ -49,11 +49,11 @@ inline cudaError_t encode_codes(TensorMap& map, const int8_t* data, int head_dim
 // Codes of q and k, and q itself where the tile bias is made from it.
 template <class T>
 cudaError_t encode_int8_qk(TensorMaps& maps, const AttentionParams& p) {
-  cudaError_t e = encode_codes(maps.q, p.q8, T::kHeadDim, p.seqlen_q_padded, p.batch * p.num_heads_q, T::kTileM, T::kQkChunk);
+  cudaError_t e = encode_codes(maps.q, p.q8, T::kHeadDim, p.seqlen_q_padded, p.tensor_batch() * p.num_heads_q, T::kTileM, T::kQkChunk);
   if (e != cudaSuccess) return e;
-  e = encode_codes(maps.k, p.k8, T::kHeadDim, p.tiles_k * kScaleTile, p.batch * p.num_heads_kv, T::kTileN, T::kQkChunk);
+  e = encode_codes(maps.k, p.k8, T::kHeadDim, p.tiles_k * kScaleTile, p.tensor_batch() * p.num_heads_kv, T::kTileN, T::kQkChunk);
   if (e != cudaSuccess || !T::kTileBias || !p.k_mean || p.bias) return e;
-  return encode_view(maps.q16, p.q, T::kHeadDim, p.seqlen_q, p.num_heads_q, p.batch, T::kTileM, T::kChunk16);
+  return encode_view(maps.q16, p.q, T::kHeadDim, p.rows_q(), p.num_heads_q, p.tensor_batch(), T::kTileM, T::kChunk16);
 }
 
 template <class T>
@@ -67,9 +67,9 @@ WorkShape work_shape(const AttentionParams& p) {
   s.left = clamp(p.window_left);
   s.right = clamp(p.window_right);
   s.diagonal = clamp(p.diagonal);
-  // Uneven rows: walk several heads together, longest rows first, as many as keep their keys in L2.
+  // Uneven rows: walk several heads together, longest rows first, as many as keep their keys in L2. Packed sequences come in an order of their own.
   s.heads_per_group = 1;
-  if (s.right < kFar || s.left < kFar || p.seqlens_k) {
+  if (!p.packed && (s.right < kFar || s.left < kFar || p.seqlens_k)) {
     int64_t head_bytes = int64_t{p.seqlen_k} * p.head_dim * (T::kQkBytes + T::kPvBytes);
     while (s.heads_per_group < s.num_heads_total && s.heads_per_group * 2 / s.gqa_group * head_bytes <= (int64_t{32} << 20)) s.heads_per_group *= 2;
     s.heads_per_group = std::min(s.heads_per_group, s.num_heads_total);
@@ -85,6 +85,10 @@ cudaError_t launch_persistent(void (*kernel)(AttentionParams, WorkShape, TensorM
   TensorMaps maps{};
   if (p.seqlen_k > 0) {
     cudaError_t e = encode_maps(maps, p);
+    if (e != cudaSuccess) return e;
+  }
+  if (p.packed) {
+    cudaError_t e = order_pieces(p, T::kTileM, stream);
     if (e != cudaSuccess) return e;
   }
   return launch_kernel(kernel, std::min(p.num_sms, shape.num_tiles), T::kThreads, T::kSharedBytes, stream, p, shape, maps);

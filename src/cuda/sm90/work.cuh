@@ -15,12 +15,29 @@ struct WorkShape {
   int diagonal;
 };
 
+// Where the rows and keys of a sequence lie. Rows, keys and tiles of a Work count from there.
+struct Place {
+  int batch;           // into the tensors
+  int q_begin, q_len;  // rows of q, its codes, out and lse
+  int k_begin, k_len;  // rows of k and v
+  int tile;            // first tile of the codes of k and v
+};
+
+// The epilogue asks again: what is only needed there would cost the tile loop registers.
+__device__ __forceinline__ Place place_of(const AttentionParams& p, int sequence) {
+  const Sequence s = p.sequence();
+  const SequenceRange r = s.range(sequence);
+  auto number = [](int64_t x) { return static_cast<int>(x); };
+  return {number(r.tensor_batch), number(r.q_begin), number(r.q_len), number(r.k_begin), number(r.k_len), number(s.first_tile(r, sequence))};
+}
+
 struct Work {
-  int row0, batch, head, head_kv;
-  int seqlen_k;           // of this sequence
-  int lo, hi;             // row i sees keys max(0, i + lo) .. min(seqlen_k - 1, i + hi)
+  int row0, sequence, head, head_kv;
+  Place at;
+  int lo, hi;             // row i sees keys max(0, i + lo) .. min(k_len - 1, i + hi)
   int n_begin, n_end;     // key tiles of tile_n, walked from n_end - 1 down
   int n_full_begin, n_full_end;  // of these, tiles that need no mask
+  bool zeros_behind;             // the copy engine writes zeros behind the last key
 };
 
 constexpr int kFar = 1 << 30;
@@ -36,21 +53,22 @@ __device__ __forceinline__ Work decode_work(const AttentionParams& p, const Work
   int heads = min(s.heads_per_group, s.num_heads_total - first_head);
   int m_block = s.num_m_blocks - 1 - rest / heads;
   int head_linear = first_head + rest % heads;
-  w.batch = head_linear / p.num_heads_q;
-  w.head = head_linear - w.batch * p.num_heads_q;
+  w.sequence = head_linear / p.num_heads_q;
+  w.head = head_linear - w.sequence * p.num_heads_q;
   w.head_kv = w.head / s.gqa_group;
   w.row0 = m_block * kTileM;
-  w.seqlen_k = p.seqlens_k ? max(0, min(__ldg(p.seqlens_k + w.batch), p.seqlen_k)) : p.seqlen_k;
-  int diagonal = p.diagonal_from_length ? w.seqlen_k - p.seqlen_q : s.diagonal;
+  w.at = place_of(p, w.sequence);
+  w.zeros_behind = !p.packed && w.at.k_len >= p.seqlen_k;
+  int diagonal = p.diagonal_from_length ? w.at.k_len - w.at.q_len : s.diagonal;
   w.lo = s.left >= kFar ? -kFar : max(-kFar, diagonal - s.left);
   w.hi = s.right >= kFar ? kFar : min(kFar, diagonal + s.right);
-  int row_last = min(w.row0 + kTileM, p.seqlen_q) - 1;
+  int row_last = min(w.row0 + kTileM, w.at.q_len) - 1;
   // Rows and offsets are below 2^30 in magnitude, so the sums cannot wrap.
-  int last = min(w.seqlen_k - 1, row_last + w.hi);
+  int last = min(w.at.k_len - 1, row_last + w.hi);
   int first = max(0, w.row0 + w.lo);
   w.n_begin = first / kTileN;
   w.n_end = last >= first ? last / kTileN + 1 : w.n_begin;
-  int full_last = min(w.seqlen_k - 1, w.row0 + w.hi);   // seen by every row from full_first on
+  int full_last = min(w.at.k_len - 1, w.row0 + w.hi);  // seen by every row from full_first on
   int full_first = max(0, row_last + w.lo);
   w.n_full_begin = (full_first + kTileN - 1) / kTileN;
   w.n_full_end = full_last >= 0 ? (full_last + 1) / kTileN : 0;
@@ -58,5 +76,18 @@ __device__ __forceinline__ Work decode_work(const AttentionParams& p, const Work
   w.n_full_end = min(max(w.n_full_end, w.n_full_begin), w.n_end);
   return w;
 }
+
+// Ticket of a piece of packed sequences: the pieces of p.order, counted without those that the longest sequence alone would have. Asked for in ascending order.
+struct PackedTickets {
+  int rank = 0;
+
+  __device__ __forceinline__ int of(const AttentionParams& p, const WorkShape& s, int piece) {
+    while (rank < p.batch && piece >= p.order.first_piece[rank + 1]) ++rank;
+    if (rank == p.batch) return s.num_tiles;
+    const int first = p.order.first_piece[rank], blocks = (p.order.first_piece[rank + 1] - first) / p.num_heads_q;
+    const int head = (piece - first) / blocks, block = (piece - first) % blocks;
+    return (p.order.sequence[rank] * p.num_heads_q + head) * s.num_m_blocks + s.num_m_blocks - blocks + block;
+  }
+};
 
 }  // namespace chitu::cuda::sm90
