@@ -82,7 +82,8 @@ constexpr core::Kernel kTable[] = {
     {"sm80_int8_i8", DeviceType::cuda, true, false, int8_i8_why_not, run_sm80_quantized, sm80_executes},
     {"sm80_int8_f8", DeviceType::cuda, true, false, int8_f8_why_not, run_sm80_quantized, sm80_executes},
 #if defined(CHITU_CUDA_SM90)
-    {"sm90_int8_i8", DeviceType::cuda, false, false, sm90_int8_i8_why_not, run_sm90_int8_i8, sm90_executes},
+    {"sm90_int8_f16_peers", DeviceType::cuda, false, false, sm90_int8_f16_peers_why_not, run_sm90_int8_f16_peers, sm90_int8_f16_peers_executes},
+    {"sm90_int8_i8", DeviceType::cuda, false, false, sm90_int8_i8_why_not, run_sm90_int8_i8, sm90_int8_i8_executes},
     {"sm90_int8_f8", DeviceType::cuda, false, false, sm90_int8_f8_why_not, run_sm90_int8_f8, sm90_int8_f8_executes},
 #endif
 };
