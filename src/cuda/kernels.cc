@@ -84,7 +84,8 @@ constexpr core::Kernel kTable[] = {
 #if defined(CHITU_CUDA_SM90)
     {"sm90_int8_f16_varlen", DeviceType::cuda, false, false, sm90_int8_f16_varlen_why_not, run_sm90_int8_f16, sm90_executes},
     {"sm90_f16_f16_varlen", DeviceType::cuda, false, false, sm90_f16_f16_varlen_why_not, run_sm90_f16_f16, sm90_executes},
-    {"sm90_int8_i8", DeviceType::cuda, false, false, sm90_int8_i8_why_not, run_sm90_int8_i8, sm90_executes},
+    {"sm90_int8_f16_peers", DeviceType::cuda, false, false, sm90_int8_f16_peers_why_not, run_sm90_int8_f16_peers, sm90_int8_f16_peers_executes},
+    {"sm90_int8_i8", DeviceType::cuda, false, false, sm90_int8_i8_why_not, run_sm90_int8_i8, sm90_int8_i8_executes},
     {"sm90_int8_f8", DeviceType::cuda, false, false, sm90_int8_f8_why_not, run_sm90_int8_f8, sm90_int8_f8_executes},
 #endif
 };

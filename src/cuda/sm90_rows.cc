@@ -25,7 +25,8 @@ static_assert(values_lie_as_fragments());
 /// The numbers of a problem; pointers and strides are filled in later, and stand here for 16-byte aligned ones.
 sm90::AttentionParams params_of(const Problem& p) {
   sm90::AttentionParams x{};
-  x.input = float_of(p.dtype);
+  const core::VFormat v = p.scheme.v;  // sage1 turns V into f16, and then nothing is read that is not
+  x.input = v == core::VFormat::f16 ? sm90::Float::f16 : v == core::VFormat::bf16 ? sm90::Float::bf16 : float_of(p.dtype);
   x.output = float_of(p.out_dtype);
   x.batch = static_cast<int>(p.batch);
   x.num_heads_q = static_cast<int>(p.num_heads_q);
@@ -48,11 +49,12 @@ sm90::AttentionParams params_of(const Problem& p) {
   return x;
 }
 
-std::string why_not(const Problem& p) {
+/// reads_inputs: the kernel reads q, k or v as they came, else copies in other formats.
+std::string why_not(const Problem& p, bool reads_inputs = true) {
   if (p.caps.capability != 90) return "needs a Hopper GPU (compute capability 9.0)";
   if (p.dense_mask != core::DenseMask::none) return "does not take a dense mask";
   if (p.head_dim_v != p.head_dim) return "wants head_dim_v equal to head_dim";
-  if (p.dtype == DType::f32) return "reads f16 and bf16, not f32";
+  if (reads_inputs && p.dtype == DType::f32) return "reads f16 and bf16, not f32";
   if (!p.aligned16) return "wants rows that start at multiples of 16 bytes";
   if (p.seqlen_k == 0) return "wants at least one key";
   const std::int64_t tokens = p.packed ? std::max(p.total_q, p.total_k) : std::max(p.seqlen_q, p.seqlen_k);
@@ -61,6 +63,11 @@ std::string why_not(const Problem& p) {
 }
 
 std::string supported(const char* reason) { return reason == nullptr ? std::string() : std::string("the Hopper kernel does not take this call: ") + reason; }
+
+std::string departs_from_blob(const Problem& p) {
+  if (!p.quantized_kv || p.scheme == core::default_scheme(p.scheme.method, p.dtype)) return {};
+  return "reads a QuantizedKV in the scheme that it was made in, without departures";
+}
 
 std::string eight_bit_why_not(const Problem& p) {
   if (std::string why = why_not(p); !why.empty()) return why;
@@ -112,11 +119,12 @@ void take_order(core::Workspace& ws, sm90::AttentionParams& x) {
   x.work_counter = ws.take<std::int32_t>(1);
 }
 
-void fill_codes(const Operands& o, sm90::AttentionParams& x) {
+void fill_codes(const Operands& o, int k_block, sm90::AttentionParams& x) {
   x.q8 = o.q.codes;
   x.q_scale = o.q.scale;
   x.k8 = o.kv.k8;
   x.k_scale = o.kv.k_scale;
+  x.k_block = k_block;
   x.k_mean = o.kv.k_mean;
   x.mean_dot = o.q.mean_dot;
   x.v8t = o.kv.v8t;
@@ -134,7 +142,7 @@ void run_quantized(const core::Call& call, core::Workspace& ws, bool e4m3_tiles,
   const Operands o = prepare(call, ws, e4m3_tiles);
   if (ws.measuring()) return;
   fill_tensors(call, x);
-  fill_codes(o, x);
+  fill_codes(o, static_cast<int>(call.problem.scheme.k_grain.block), x);
   x.v = view_of(o.v);
   CHITU_CUDA(launch(x, stream_of(call.stream)));
 }
@@ -144,6 +152,22 @@ void run_quantized(const core::Call& call, core::Workspace& ws, bool e4m3_tiles,
 core::Scheme sm90_executes(const Problem& p) {
   core::Scheme s = p.scheme;
   s.reverse = true;
+  return s;
+}
+
+core::Scheme sm90_int8_f16_peers_executes(const Problem& p) {
+  core::Scheme s = sm90_executes(p);
+  const core::Scheme own = core::default_scheme(Method::chitu, s.p == core::PFormat::bf16 ? DType::bf16 : DType::f16);
+  s.p_ref = own.p_ref;
+  s.p_range = own.p_range;
+  s.lazy_octaves = own.lazy_octaves;
+  s.tile_n = p.head_dim == 256 ? 64 : 128;
+  return s;
+}
+
+core::Scheme sm90_int8_i8_executes(const Problem& p) {
+  core::Scheme s = sm90_executes(p);
+  s.tile_n = kTile;
   return s;
 }
 
@@ -158,8 +182,21 @@ std::string sm90_int8_f16_varlen_why_not(const Problem& p) { return only_packed(
 std::string sm90_f16_f16_why_not(const Problem& p) { return unless_packed(f16_f16_why_not(p), p); }
 std::string sm90_f16_f16_varlen_why_not(const Problem& p) { return only_packed(f16_f16_why_not(p), p); }
 
+std::string sm90_int8_f16_peers_why_not(const Problem& p) {
+  const core::Scheme& s = p.scheme;
+  if (s.method != Method::sage1 && s.method != Method::int_flash_half) return "computes methods sage1 and int_flash_half only";
+  if (s.smooth_q || s.smooth_v) return "does not smooth Q or V";
+  if (s.accumulate != core::Accumulate::f32) return "sums P.V in f32 (scheme.pv_accumulation fp32), not in f16";
+  if (std::string why = departs_from_blob(p); !why.empty()) return why;
+  if (std::string why = why_not(p, false); !why.empty()) return why;
+  return supported(sm90::supports_int8_f16(params_of(p)));
+}
+
 std::string sm90_int8_i8_why_not(const Problem& p) {
-  if (p.scheme.method != Method::chitu_int8) return "computes method chitu_int8 only";
+  const core::Scheme& s = p.scheme;
+  if (s.method != Method::chitu_int8 && s.method != Method::int_flash) return "computes methods chitu_int8 and int_flash only";
+  if (s.smooth_q || s.smooth_v) return "does not smooth Q or V";
+  if (std::string why = departs_from_blob(p); !why.empty()) return why;
   return eight_bit_why_not(p);
 }
 
@@ -176,6 +213,8 @@ std::string sm90_int8_f8_why_not(const Problem& p) {
 
 void run_sm90_int8_f16(const core::Call& call, core::Workspace& ws) { run_quantized(call, ws, false, sm90::launch_int8_f16); }
 
+void run_sm90_int8_f16_peers(const core::Call& call, core::Workspace& ws) { run_quantized(call, ws, false, sm90::launch_int8_f16_peers); }
+
 void run_sm90_f16_f16(const core::Call& call, core::Workspace& ws) {
   sm90::AttentionParams x = params_of(call.problem);
   take_order(ws, x);
@@ -187,7 +226,9 @@ void run_sm90_f16_f16(const core::Call& call, core::Workspace& ws) {
   CHITU_CUDA(sm90::launch_f16_f16(x, stream_of(call.stream)));
 }
 
-void run_sm90_int8_i8(const core::Call& call, core::Workspace& ws) { run_quantized(call, ws, false, sm90::launch_int8_i8); }
+void run_sm90_int8_i8(const core::Call& call, core::Workspace& ws) {
+  run_quantized(call, ws, false, call.problem.scheme.method == Method::chitu_int8 ? sm90::launch_int8_i8 : sm90::launch_int8_i8_running);
+}
 
 void run_sm90_int8_f8(const core::Call& call, core::Workspace& ws) {
   run_quantized(call, ws, true, call.problem.scheme.method == Method::chitu_fast ? sm90::launch_int8_f8 : sm90::launch_int8_f8_running);

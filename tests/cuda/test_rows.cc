@@ -380,25 +380,71 @@ TEST_P(Rows, ARowDoesNotDependOnItsNeighbours) {
 
 INSTANTIATE_TEST_SUITE_P(Methods, Rows, testing::ValuesIn(kMethods), [](const auto& p) { return std::string(method_name(p.param)); });
 
-TEST(CudaSchemes, Departures) {
-  CHITU_NEED_GPU();
-  const CallSpec s = shape(1, 150, 300, 2, 1, 64, 64);
+/// Departures from a method's scheme that rows serve: every granularity, sage1 also with f32 sums, int_flash with the mean of K taken off.
+std::vector<AttentionOptions> departures() {
+  std::vector<AttentionOptions> list;
   for (Method m : {Method::sage1, Method::sage2}) {
     for (Granularity g : {Granularity::per_block, Granularity::per_warp, Granularity::per_thread, Granularity::per_token}) {
       for (FragmentFamily f : {FragmentFamily::sm90, FragmentFamily::mma_sync}) {
         const bool has_family = m == Method::sage2 || g == Granularity::per_warp || g == Granularity::per_thread;
         if (!has_family && f != FragmentFamily::sm90) continue;
-        TestCall host(s);
-        GpuCall gpu(host);
-        AttentionOptions o = host.options(m);
+        AttentionOptions o;
+        o.method = m;
         o.scheme.granularity = g;
         if (has_family) o.scheme.family = f;
-        ASSERT_EQ(gpu.run(o), "");
-        const auto out = host.out(), lse = host.lse();
-        gpu.run_reference(o);
-        EXPECT_LE(difference(out, host.out()).nrmse, 4e-3) << method_name(m) << static_cast<int>(g) << static_cast<int>(f);
-        EXPECT_LE(largest_difference(lse, host.lse()), 1e-4);
+        list.push_back(o);
+        if (m == Method::sage2) continue;
+        o.scheme.pv_accumulation = PvAccumulation::fp32;
+        list.push_back(o);
       }
+    }
+  }
+  for (Method m : {Method::int_flash, Method::int_flash_half}) {
+    AttentionOptions o;
+    o.method = m;
+    o.scheme.smooth_k = true;
+    list.push_back(o);
+  }
+  return list;
+}
+
+std::string departure_text(const AttentionOptions& o) {
+  const auto number = [](const auto& x) { return x ? std::to_string(static_cast<int>(*x)) : std::string("-"); };
+  return std::string(method_name(o.method)) + " granularity " + number(o.scheme.granularity) + " family " + number(o.scheme.family) + " accumulation " +
+         number(o.scheme.pv_accumulation);
+}
+
+/// Every row that serves the call in this scheme; how many there are.
+int check_departure(const CallSpec& spec, const AttentionOptions& departure) {
+  TestCall host(spec);
+  GpuCall gpu(host);
+  AttentionOptions o = host.options(departure.method);
+  o.scheme = departure.scheme;
+  const auto rows = gpu.rows(o);
+  for (const std::string& row : rows) {
+    o.kernel = row;
+    EXPECT_EQ(check_row(host, gpu, o, false), "") << row << ", " << departure_text(departure) << ": " << spec.text();
+  }
+  return static_cast<int>(rows.size());
+}
+
+TEST(CudaSchemes, Departures) {
+  CHITU_NEED_GPU();
+  for (const AttentionOptions& o : departures()) EXPECT_GT(check_departure(shape(1, 150, 300, 2, 1, 64, 64), o), 0) << departure_text(o);
+}
+
+/// Scales of 128, 64 and single keys by turns, over every case and type.
+TEST(CudaSchemes, DeparturesInEveryCase) {
+  CHITU_NEED_GPU();
+  const auto all = departures();
+  int turn = 0;
+  for (const Case& c : cases()) {
+    for (DType t : {DType::f16, DType::bf16, DType::f32}) {
+      CallSpec s = c.spec;
+      s.dtype = t;
+      s.out_dtype = turn % 2 == 0 ? DType::f32 : t;
+      const AttentionOptions& o = all[static_cast<std::size_t>(turn) % all.size()];
+      if (chosen(turn++, 5, 0)) EXPECT_GT(check_departure(s, o), 0) << departure_text(o) << ": " << s.text();
     }
   }
 }

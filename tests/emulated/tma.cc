@@ -198,7 +198,7 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuui
   m.mark = chitu::emulated::kMapMark;
   m.data = static_cast<const char*>(data);
   m.rank = rank;
-  m.element = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1 : 2;
+  m.element = type == CU_TENSOR_MAP_DATA_TYPE_UINT8 ? 1 : type == CU_TENSOR_MAP_DATA_TYPE_UINT16 ? 2 : 4;
   m.width = swizzle == CU_TENSOR_MAP_SWIZZLE_128B ? 128 : swizzle == CU_TENSOR_MAP_SWIZZLE_64B ? 64 : swizzle == CU_TENSOR_MAP_SWIZZLE_32B ? 32 : 16;
   // What the driver refuses.
   bool valid = rank >= 1 && rank <= 4 && reinterpret_cast<std::uintptr_t>(map) % 64 == 0 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0;

@@ -84,6 +84,13 @@ CUDA = [
      "*Rows.PackedSequences*/exact"),
     ("q for the bias is replaced while it is read", "src/cuda/sm90/producer.cuh",
      "      ptx::bar_sync(kBarBias, kBiasWarps * 32);  // all are done with the previous q\n", "", "cuda_emulated_tests", "*Rows.Match*/chitu"),
+    ("scales of keys are read in the other stage", "src/cuda/sm90/consumer.cuh", "scale.from(kStage * T::kTileN)", "scale.from(0)", "cuda_emulated_tests",
+     "*Rows.Match*/int_flash_half"),
+    ("the second 64 keys take the scale of the first", "src/cuda/device/softmax.cuh", "kBlocks == 1 || column < 64 ?", "true ?", "cuda_emulated_tests",
+     "CudaSchemes.Departures"),
+    ("lse lacks the mean of K", "src/cuda/sm90/epilogue.cuh", "lse += mean_dot(p, w, i);", "lse += 0.f;", "cuda_emulated_tests", "CudaSchemes.Departures"),
+    ("sums are kept when the running maximum of int_flash moves", "src/cuda/sm90/attention8.cuh", "state.l[r] = fmaf(state.l[r], tile.w[r], T::kInt8Pv",
+     "state.l[r] = fmaf(state.l[r], 1.f, T::kInt8Pv", "cuda_emulated_tests", "*Rows.Match*/int_flash"),
 ]
 
 MUTANTS = FRONT + REFERENCE + CPU + CUDA

@@ -1,4 +1,5 @@
-// Attention with 16-bit PV on Hopper: QK in INT8 (`chitu`) or 16 bit (`exact`), f32 accumulation in place, running maximum with lazy rescale.
+// Attention with 16-bit PV on Hopper: QK in INT8 (`chitu`, `sage1`, `int_flash_half`) or 16 bit (`exact`), f32 accumulation in place, running maximum with
+// lazy rescale.
 // One producer warpgroup, kWarpgroups consumers of 64 rows each; TMA and mbarrier rings for K and V; persistent.
 #pragma once
 #include "epilogue.cuh"
@@ -9,8 +10,8 @@ namespace chitu::cuda::sm90 {
 template <class T>
 struct Consumer : ConsumerBase<T> {
   using Base = ConsumerBase<T>;
-  using Base::p, Base::smem, Base::bar, Base::warpgroup, Base::warp, Base::lane, Base::v_descriptor, Base::phase, Base::row, Base::scale;
-  using Base::release, Base::fetch_tile, Base::leave_bias_group, Base::visible_columns, Base::begin;
+  using Base::p, Base::smem, Base::bar, Base::warpgroup, Base::warp, Base::lane, Base::v_descriptor, Base::phase, Base::row;
+  using Base::release, Base::release_keys, Base::fetch_tile, Base::leave_bias_group, Base::visible_columns, Base::begin;
   using typename Base::Score;
   float o[T::kHeadDim / 2];
   uint32_t packed[T::kOverlap ? 2 : 1][T::kScores / 2];  // weights of tile u: packed[u % 2]
@@ -43,7 +44,7 @@ struct Consumer : ConsumerBase<T> {
 
   __device__ __forceinline__ void weight_base(float (&base)[2]) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) base[r] = scale.bias[r] - state.m[r] + T::kOffset;
+    for (int r = 0; r < 2; ++r) base[r] = this->scale.bias[r] - state.m[r] + T::kOffset;
   }
 
   // The first tile: m is its maximum.
@@ -51,6 +52,7 @@ struct Consumer : ConsumerBase<T> {
   __device__ __forceinline__ void first_softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
     VisibleColumns columns[2];
     this->template visible_columns<kMasked>(w, n, columns);
+    const auto& scale = this->template tile_scale<kStage>();
     float level[2], sum[4] = {}, base[2];
     row_levels<kMasked>(s, level, scale, columns);
     raise_reference(state, level, {true, true});
@@ -66,6 +68,7 @@ struct Consumer : ConsumerBase<T> {
   __device__ __forceinline__ void softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
     VisibleColumns columns[2];
     this->template visible_columns<kMasked>(w, n, columns);
+    const auto& scale = this->template tile_scale<kStage>();
     float sum[4] = {}, base[2];
     weight_base(base);
     make_weights<kMasked, T::kBf16>(s, packed[T::kOverlap * kStage], sum, base, scale, columns);
@@ -81,6 +84,7 @@ struct Consumer : ConsumerBase<T> {
   __device__ __forceinline__ void careful_softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
     VisibleColumns columns[2];
     this->template visible_columns<kMasked>(w, n, columns);
+    const auto& scale = this->template tile_scale<kStage>();
     float level[2], sum[4] = {}, base[2];
     row_levels<kMasked>(s, level, scale, columns);
     const bool outgrown[2] = {level[0] > state.m[0] + kCarefulSlack, level[1] > state.m[1] + kCarefulSlack};
@@ -143,13 +147,17 @@ struct Consumer : ConsumerBase<T> {
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void find_tops(float (&top)[2], float (&level)[2], const VisibleColumns (&columns)[2]) {
     Score s[4];
+    const auto& scale = this->template tile_scale<kStage>();
     top[0] = top[1] = kLowest<float>;
 #pragma unroll 1
     for (int block = 0; block < T::kTileN / 8; ++block) {
       recompute_scores<kStage>(block, s);
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (!kMasked || visible(columns[i / 2], block * 8 + i % 2)) top[i / 2] = fmaxf(top[i / 2], rounded_logit(s[i], scale.c[i / 2]));
+      for (int i = 0; i < 4; ++i) {
+        float c[2];
+        scale.factors(i / 2, block * 8, c);
+        if (!kMasked || visible(columns[i / 2], block * 8 + i % 2)) top[i / 2] = fmaxf(top[i / 2], rounded_logit(s[i], c[i % 2]));
+      }
     }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
@@ -163,6 +171,7 @@ struct Consumer : ConsumerBase<T> {
   __device__ __forceinline__ void rebuild(const float (&top)[2], const float (&level)[2], float (&sum)[4], const VisibleColumns (&columns)[2]) {
     float base[2];
     Score s[4];
+    const auto& scale = this->template tile_scale<kStage>();
     weight_base(base);
     // of a huge row not by way of the bias, whose rounding would put it octaves away from the tile's largest key
 #pragma unroll
@@ -175,7 +184,7 @@ struct Consumer : ConsumerBase<T> {
       recompute_scores<kStage>(block, s);
       VisibleColumns shifted[2] = {{columns[0].first - block * 8, columns[0].count}, {columns[1].first - block * 8, columns[1].count}};
       uint32_t(&to)[2] = reinterpret_cast<uint32_t(&)[2]>(packed[T::kOverlap * kStage][block * 2]);
-      make_weights<kMasked, T::kBf16, true>(s, to, sum, base, scale, shifted);
+      make_weights<kMasked, T::kBf16, true>(s, to, sum, base, scale.from(block * 8), shifted);
     }
   }
 
@@ -201,7 +210,7 @@ struct Consumer : ConsumerBase<T> {
 
   template <int kStage>
   __device__ __forceinline__ void finish_serial_step(const Work& w, int n) {
-    release(&bar.k_empty[kStage]);
+    release_keys(kStage);
     rescale();
     ptx::mbarrier_wait(&bar.v_full[kStage], phase);
     if (n == w.n_end - 1) clear_value_tail(w, n);
@@ -232,7 +241,7 @@ struct Consumer : ConsumerBase<T> {
     ptx::wgmma_wait<1>();
     ptx::pin(s);
     softmax<kMasked, kStage>(w, n, s);
-    release(&bar.k_empty[kStage]);
+    release_keys(kStage);
     ptx::pin(packed[kStage]);
     ptx::pin(state.l);
     prepare_next<kStage>(w, n);
@@ -277,7 +286,7 @@ struct Consumer : ConsumerBase<T> {
     ptx::pin(s);
     first_softmax<true, 0>(w, n, s);
     if constexpr (T::kOverlap) {
-      release(&bar.k_empty[0]);
+      release_keys(0);
       prepare_next<0>(w, n);
       clear_value_tail(w, n);
     } else {
@@ -316,10 +325,10 @@ struct Consumer : ConsumerBase<T> {
       release(&bar.k_empty[1]);
       release(&bar.v_empty[1]);
     }
-    if constexpr (T::kInt8Qk) leave_bias_group();
+    if constexpr (T::kTileBias) leave_bias_group();
   }
 
-  __device__ __forceinline__ void finish(const Work& w) { epilogue<T::kHeadDim>(p, w, o, state, T::kOffset, row, lane); }
+  __device__ __forceinline__ void finish(const Work& w) { epilogue<T::kHeadDim, T::kInt8Qk && !T::kTileBias>(p, w, o, state, T::kOffset, row, lane); }
 };
 
 template <class T>

@@ -13,14 +13,13 @@ struct Consumer8 : ConsumerBase<T> {
   using typename Base::Score;
   using Product = typename T::Product;
   using Base::p, Base::smem, Base::bar, Base::warpgroup, Base::warp, Base::lane, Base::v_descriptor, Base::phase, Base::row, Base::scale;
-  using Base::release, Base::fetch_tile, Base::leave_bias_group, Base::begin;
+  using Base::release, Base::release_keys, Base::fetch_tile, Base::leave_bias_group, Base::begin;
   static constexpr Weights kWeights = T::kWeights;
   static constexpr int kPending = T::kOverlap ? 2 : 1;
   static constexpr int kBuffers = T::kBuffers;
   static constexpr int kProduct = T::kProductChannels / 2, kAccumulators = (T::kProductChannels + T::kSumRows) / 2;
   // A level may pass m by so many octaves before O moves to it: far below the range of f32, and the branch is almost never taken.
   static constexpr float kSlack = 32.f;
-  static constexpr float kLog2Of448 = 8.807354922057604f;
 
   float o[T::kHeadDim / 2];
   Product product[kBuffers][kAccumulators];
@@ -61,7 +60,7 @@ struct Consumer8 : ConsumerBase<T> {
     uint64_t v = v_descriptor + (kStage % T::kVStages * T::kVStageBytes + kIndex * T::kProductChannels * T::kTileN >> 4);
 #pragma unroll
     for (int i = 0; i < T::kTileN / 32; ++i) {
-      if constexpr (kWeights == Weights::u8_tile) {
+      if constexpr (T::kInt8Pv) {
         ptx::wgmma_rs_u8s8(d, pk + i * 4, v + i * 2, i > 0);
       } else {
         ptx::wgmma_rs_e4m3(d, pk + i * 4, v + i * 2, i > 0);
@@ -79,7 +78,7 @@ struct Consumer8 : ConsumerBase<T> {
     for (int i = 0; i < kProduct; ++i) {
       int r = i / 2 % 2;
       float& x = o[kFirst + i];
-      x = kWeights == Weights::e4m3_running ? fmaf(x, state.w[r], to_f32(d[i])) : fmaf(state.w[r], to_f32(d[i]), x);
+      x = T::kRunning ? fmaf(x, state.w[r], to_f32(d[i])) : fmaf(state.w[r], to_f32(d[i]), x);
     }
     if constexpr (kWeights == Weights::u8_tile) {
       if (__any_sync(~0u, state.shift[0] != 0.f || state.shift[1] != 0.f)) {
@@ -120,16 +119,22 @@ struct Consumer8 : ConsumerBase<T> {
   }
 
   // What the weights are measured against.
-  template <bool kMasked>
+  template <bool kMasked, int kStage>
   __device__ __forceinline__ void begin_softmax(Score (&s)[T::kScores], const VisibleColumns (&columns)[2], TileWeights& tile, bool flagged) {
-    row_tops<kMasked>(s, tile.top, scale.c, columns);
+    constexpr bool kTokens = T::kKeyScales == KeyScales::token;
+    if constexpr (kTokens) {
+      scale_tokens(s, this->template tile_scale<kStage>());
+      logit_tops<kMasked>(s, tile.top, columns);
+    } else {
+      row_tops<kMasked>(s, tile.top, scale.c, columns);
+    }
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       tile.level[r] = tile.top[r] + scale.bias[r];
       tile.raw[r][0] = tile.raw[r][1] = 0.f;
       tile.code[r] = 0;
     }
-    if constexpr (kWeights == Weights::e4m3_running) {
+    if constexpr (T::kRunning) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float m = ptx::max_nan(state.m[r], tile.top[r]);
@@ -139,15 +144,20 @@ struct Consumer8 : ConsumerBase<T> {
     }
     const bool huge[2] = {is_huge(tile.top[0]) && tile.top[0] != kLowest<float>, is_huge(tile.top[1]) && tile.top[1] != kLowest<float>};
     float from[2] = {tile.top[0], tile.top[1]};  // what base counts from
-    if constexpr (kWeights == Weights::e4m3_running) from[0] = state.m[0], from[1] = state.m[1];
+    if constexpr (T::kRunning) from[0] = state.m[0], from[1] = state.m[1];
     if (__any_sync(~0u, huge[0] || huge[1])) {
-      tame_scores(s, huge, tile.top, scale.c);
+      if constexpr (kTokens) {
+        tame_logits(s, huge, tile.top);
+      } else {
+        tame_scores(s, huge, tile.top, scale.c);
+      }
 #pragma unroll
       for (int r = 0; r < 2; ++r) from[r] = huge[r] ? from[r] - tile.top[r] : from[r];
     }
-    if constexpr (kWeights == Weights::e4m3_running) {
+    if constexpr (T::kRunning) {
+      constexpr float kUnit = T::kInt8Pv ? 24 : 0;  // s8 codes are f16 subnormals, multiples of 2^-24
 #pragma unroll
-      for (int r = 0; r < 2; ++r) tile.base[r] = kLog2Of448 - from[r];
+      for (int r = 0; r < 2; ++r) tile.base[r] = kLog2RunningRange<kWeights> - kUnit - from[r];
     } else {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
@@ -168,7 +178,7 @@ struct Consumer8 : ConsumerBase<T> {
 
   // Moves the reference where the tile's level calls for it, and measures the tile against it.
   __device__ __forceinline__ void settle_reference(TileWeights& tile) {
-    if constexpr (kWeights != Weights::e4m3_running) {
+    if constexpr (!T::kRunning) {
       if (__any_sync(~0u, tile.level[0] > state.m[0] + kSlack || tile.level[1] > state.m[1] + kSlack)) raise_reference(tile.level);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
@@ -185,7 +195,7 @@ struct Consumer8 : ConsumerBase<T> {
   __device__ __forceinline__ void first_half(int n, Score (&s)[T::kScores], const VisibleColumns (&columns)[2], TileWeights& tile, bool flagged) {
     constexpr int kHalf = T::kTileN / 32;
     uint32_t(&pk)[T::kWords] = packed[T::kOverlap * kStage];
-    if constexpr (kWeights != Weights::u8_tile) {
+    if constexpr (!T::kInt8Pv) {
       weights_e4m3<T, kMasked, 0, kHalf>(s, pk, tile, scale.c, columns);
     } else if (flagged) {
       scaled_weights<T, kMasked>(s, tile, p.token_scale + static_cast<int64_t>(head_tiles + n) * kScaleTile + lane % 4 * 2, scale.c, columns);
@@ -199,12 +209,16 @@ struct Consumer8 : ConsumerBase<T> {
     constexpr int kHalf = T::kTileN / 32;
     uint32_t(&pk)[T::kWords] = packed[T::kOverlap * kStage];
     if constexpr (kWeights != Weights::u8_tile) {
-      weights_e4m3<T, kMasked, kHalf, 2 * kHalf>(s, pk, tile, scale.c, columns);
+      if constexpr (T::kInt8Pv) {
+        weights_u8<T, kMasked, kHalf, 2 * kHalf>(s, pk, tile, scale.c, columns);
+      } else {
+        weights_e4m3<T, kMasked, kHalf, 2 * kHalf>(s, pk, tile, scale.c, columns);
+      }
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float raw = tile.raw[r][0] + tile.raw[r][1];
-        if constexpr (kWeights == Weights::e4m3_running) {
-          state.l[r] = fmaf(state.l[r], tile.w[r], raw);
+        if constexpr (T::kRunning) {
+          state.l[r] = fmaf(state.l[r], tile.w[r], T::kInt8Pv ? raw * 0x1p24f : raw);
         } else if constexpr (T::kLogWords != (1u << T::kTileN / 16) - 1) {
           state.lse[r] = fmaf(tile.w[r], raw, state.lse[r]);
         }
@@ -293,7 +307,7 @@ struct Consumer8 : ConsumerBase<T> {
     issue_pv<kStage ^ 1, 0>();
     ptx::wgmma_wait<1>();
     ptx::pin(s);
-    begin_softmax<kMasked>(s, columns, tile, flagged);
+    begin_softmax<kMasked, kStage>(s, columns, tile, flagged);
     first_half<kMasked, kStage>(n, s, columns, tile, flagged);
     settle_reference(tile);
     if constexpr (T::kProducts == 2) {
@@ -304,7 +318,7 @@ struct Consumer8 : ConsumerBase<T> {
       issue_pv<kStage ^ 1, 1>();
     }
     second_half<kMasked, kStage>(s, columns, tile, flagged);
-    release(&bar.k_empty[kStage]);
+    release_keys(kStage);
     ptx::pin(packed[kStage]);
     if (n > w.n_begin) fetch(n - 1);
     if constexpr (T::kProducts == 1 || !T::kEarlyKeys) wait_next_k<kStage>(w, n);
@@ -336,11 +350,11 @@ struct Consumer8 : ConsumerBase<T> {
     this->template issue_qk<kStage>(s);
     ptx::wgmma_wait<0>();
     ptx::pin(s);
-    begin_softmax<kMasked>(s, columns, tile, flagged);
+    begin_softmax<kMasked, kStage>(s, columns, tile, flagged);
     first_half<kMasked, kStage>(n, s, columns, tile, flagged);
     settle_reference(tile);
     second_half<kMasked, kStage>(s, columns, tile, flagged);
-    release(&bar.k_empty[kStage]);
+    release_keys(kStage);
     take(tile);
   }
 

@@ -8,6 +8,9 @@ namespace chitu::cuda::sm90 {
 template <class T>
 struct ConsumerBase {
   using Score = typename T::Score;
+  static constexpr int kScaleBlocks = T::kKeyScales == KeyScales::block ? T::kTileN / 64 : 1;  // of a tile
+  using Scale = std::conditional_t<T::kKeyScales == KeyScales::tile, RowScale,
+                                   std::conditional_t<T::kKeyScales == KeyScales::block, BlockScale<kScaleBlocks>, TokenScale>>;
   const AttentionParams& p;
   char* smem;
   Barriers& bar;
@@ -21,8 +24,8 @@ struct ConsumerBase {
   int row;             // first of the thread's two rows in the problem
   float c0[2];         // |softmax_scale| * log2e * q_scale
   const float* k_scale;
-  float ks_next;   // scale of the tile that is fetched next
-  RowScale scale;  // of the tile at hand
+  float ks_next[kScaleBlocks];  // scales of the tile that is fetched next
+  Scale scale;                  // of the tile at hand: see tile_scale()
 
   __device__ __forceinline__ ConsumerBase(const AttentionParams& p_, char* smem_, Barriers& bar_, int warpgroup_, int warp_, int lane_)
       : p(p_), smem(smem_), bar(bar_), warpgroup(warpgroup_), warp(warp_), lane(lane_) {
@@ -36,6 +39,12 @@ struct ConsumerBase {
 
   __device__ __forceinline__ void release(uint64_t* barrier) {
     if (lane == 0) ptx::mbarrier_arrive(barrier);
+  }
+
+  // Lane 0 speaks for the warp: where scales come with the keys, other lanes may still be reading them.
+  __device__ __forceinline__ void release_keys(int stage) {
+    if constexpr (T::kKeyScales == KeyScales::token) __syncwarp();
+    release(&bar.k_empty[stage]);
   }
 
   // The tiles of a piece of work, last to first: tile n goes to stage (n_end - 1 - n) % 2.
@@ -84,18 +93,38 @@ struct ConsumerBase {
   // Scale and bias of key tile n; walks down through the bias ring.
   __device__ __forceinline__ void fetch_tile(int n) {
     if constexpr (T::kInt8Qk) {
-      int t = n * T::kTileN / kScaleTile;
       if constexpr (T::kTileBias) {
+        int t = n * T::kTileN / kScaleTile;
         if (t / kBiasTiles != bias_group) next_bias_group(t / kBiasTiles);
         const float* b = reinterpret_cast<const float*>(smem + T::kBiasOffset) + (bias_ring.index * kBiasTiles + t % kBiasTiles) * T::kBiasStride +
                          warpgroup * 64 + warp * 16 + lane / 4;
         scale.bias[0] = b[0];
         scale.bias[1] = b[8];
       }
-      if constexpr (!T::kOverlap) ks_next = __ldg(k_scale + t * 4);  // PV hides the latency
-      scale.c[0] = c0[0] * ks_next;
-      scale.c[1] = c0[1] * ks_next;
-      if constexpr (T::kOverlap) ks_next = __ldg(k_scale + max(n - 1, 0) * T::kTileN / kScaleTile * 4);  // a tile ahead
+      if constexpr (T::kKeyScales != KeyScales::token) {
+        if constexpr (!T::kOverlap) load_scales(n);  // PV hides the latency
+#pragma unroll
+        for (int b = 0; b < kScaleBlocks; ++b) scale.set(b, c0[0] * ks_next[b], c0[1] * ks_next[b]);
+        if constexpr (T::kOverlap) load_scales(max(n - 1, 0));  // a tile ahead
+      }
+    }
+  }
+
+  __device__ __forceinline__ void load_scales(int n) {
+#pragma unroll
+    for (int b = 0; b < kScaleBlocks; ++b) {
+      const int block = T::kKeyScales == KeyScales::tile ? n * T::kTileN / kScaleTile : n * T::kTileN + b * 64 >> (p.k_block == 128 ? 7 : 6);
+      ks_next[b] = __ldg(k_scale + block * 4);
+    }
+  }
+
+  // The scales of a tile in stage kStage.
+  template <int kStage>
+  __device__ __forceinline__ decltype(auto) tile_scale() const {
+    if constexpr (T::kKeyScales == KeyScales::token) {
+      return scale.from(kStage * T::kTileN);
+    } else {
+      return (scale);
     }
   }
 
@@ -133,8 +162,15 @@ struct ConsumerBase {
         int i = min(row + r * 8, w.at.q_len - 1);
         c0[r] = factor * __ldg(q_scale + i);
       }
-      k_scale = p.k_scale + ((static_cast<int64_t>(w.at.batch) * p.num_heads_kv + w.head_kv) * p.tiles_k + w.at.tile) * 4 + lane % 4;
-      ks_next = __ldg(k_scale + (w.n_end - 1) * T::kTileN / kScaleTile * 4);
+      if constexpr (T::kKeyScales == KeyScales::token) {
+        scale.c[0] = c0[0];
+        scale.c[1] = c0[1];
+        scale.token = reinterpret_cast<const float*>(smem + T::kKScaleOffset) + lane % 4 * 2;
+      } else {
+        const int blocks = T::kKeyScales == KeyScales::block && p.k_block == 64 ? 2 : 1;  // of a tile
+        k_scale = p.k_scale + ((static_cast<int64_t>(w.at.batch) * p.num_heads_kv + w.head_kv) * p.tiles_k + w.at.tile) * blocks * 4 + lane % 4;
+        load_scales(w.n_end - 1);
+      }
       bias_group = -1;
       if constexpr (!T::kTileBias) scale.bias[0] = scale.bias[1] = 0.f;
     } else {

@@ -7,6 +7,10 @@ cudaError_t launch_int8_f16_d64(const AttentionParams& p, cudaStream_t stream);
 cudaError_t launch_int8_f16_d96(const AttentionParams& p, cudaStream_t stream);
 cudaError_t launch_int8_f16_d128(const AttentionParams& p, cudaStream_t stream);
 cudaError_t launch_int8_f16_d256(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f16_peers_d64(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f16_peers_d96(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f16_peers_d128(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_f16_peers_d256(const AttentionParams& p, cudaStream_t stream);
 cudaError_t launch_f16_f16_d64(const AttentionParams& p, cudaStream_t stream);
 cudaError_t launch_f16_f16_d96(const AttentionParams& p, cudaStream_t stream);
 cudaError_t launch_f16_f16_d128(const AttentionParams& p, cudaStream_t stream);
@@ -23,6 +27,10 @@ cudaError_t launch_int8_i8_d64(const AttentionParams& p, cudaStream_t stream);
 cudaError_t launch_int8_i8_d96(const AttentionParams& p, cudaStream_t stream);
 cudaError_t launch_int8_i8_d128(const AttentionParams& p, cudaStream_t stream);
 cudaError_t launch_int8_i8_d256(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_i8_running_d64(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_i8_running_d96(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_i8_running_d128(const AttentionParams& p, cudaStream_t stream);
+cudaError_t launch_int8_i8_running_d256(const AttentionParams& p, cudaStream_t stream);
 
 namespace {
 
@@ -87,6 +95,21 @@ cudaError_t launch_int8_f16(const AttentionParams& p, cudaStream_t stream) {
   }
 }
 
+cudaError_t launch_int8_f16_peers(const AttentionParams& p, cudaStream_t stream) {
+  switch (p.head_dim) {
+    case 64:
+      return launch_int8_f16_peers_d64(p, stream);
+    case 96:
+      return launch_int8_f16_peers_d96(p, stream);
+    case 128:
+      return launch_int8_f16_peers_d128(p, stream);
+    case 256:
+      return launch_int8_f16_peers_d256(p, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
 cudaError_t launch_f16_f16(const AttentionParams& p, cudaStream_t stream) {
   switch (p.head_dim) {
     case 64: return launch_f16_f16_d64(p, stream);
@@ -137,6 +160,21 @@ cudaError_t launch_int8_i8(const AttentionParams& p, cudaStream_t stream) {
       return launch_int8_i8_d128(p, stream);
     case 256:
       return launch_int8_i8_d256(p, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+cudaError_t launch_int8_i8_running(const AttentionParams& p, cudaStream_t stream) {
+  switch (p.head_dim) {
+    case 64:
+      return launch_int8_i8_running_d64(p, stream);
+    case 96:
+      return launch_int8_i8_running_d96(p, stream);
+    case 128:
+      return launch_int8_i8_running_d128(p, stream);
+    case 256:
+      return launch_int8_i8_running_d256(p, stream);
     default:
       return cudaErrorInvalidValue;
   }

@@ -78,27 +78,55 @@ __device__ __forceinline__ int64_t lse_offset(const AttentionParams& p, const Pl
   return at.batch * p.lse_batch_stride + head * p.lse_head_stride + (at.q_begin + row) * p.lse_seq_stride;
 }
 
-// row: the thread's first row in the sequence; the second is row + 8.
+// O times the factor of its row and the scale of V's channel, in this order: O itself times the scale may pass f32.
 template <int kHeadDim>
+__device__ __forceinline__ void scale_channels(const AttentionParams& p, const Work& w, float (&o)[kHeadDim / 2], const float (&factor)[2],
+                                               const bool (&empty)[2], int q) {
+  const float* v_scale = p.v_scale + static_cast<int64_t>(w.sequence * p.num_heads_kv + w.head_kv) * kHeadDim + q * 2;
+#pragma unroll
+  for (int j = 0; j < kHeadDim / 8; ++j) {
+    const float2 scale = __ldg(reinterpret_cast<const float2*>(v_scale + 8 * j));
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      float& x = o[4 * j + e];
+      x = empty[e / 2] ? 0.f : x * factor[e / 2] * (e % 2 ? scale.y : scale.x);  // 0 * NaN of a hidden value must not reach the output
+    }
+  }
+}
+
+// softmax_scale * (q . mean of K), which a smoothed K has taken from the logits of row i.
+__device__ __forceinline__ float mean_dot(const AttentionParams& p, const Place& at, int head, int i) {
+  return p.mean_dot ? __ldg(p.mean_dot + (static_cast<int64_t>(at.batch) * p.num_heads_q + head) * p.seqlen_q_padded + at.q_begin + i) : 0.f;
+}
+
+// row: the thread's first row in the sequence; the second is row + 8. kSequence: statistics of the sequence stand beside the codes, its mean of K, scales of V's
+// channels.
+template <int kHeadDim, bool kSequence = false>
 __device__ __forceinline__ void epilogue(const AttentionParams& p, const Work& w, float (&o)[kHeadDim / 2], const RowState& state, float offset, int row,
                                          int lane) {
   const Place at = place_of(p, w.sequence);
   int q = lane % 4;
   float factor[2];
+  bool empty[2];
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     float l = quad_sum(state.l[r]);
-    bool empty = l == 0.f;
-    factor[r] = empty ? 0.f : 1.f / l;
+    empty[r] = l == 0.f;
+    factor[r] = empty[r] ? 0.f : 1.f / l;
     int i = row + r * 8;
     if (p.lse && q == 0 && i < at.q_len) {
-      float lse = empty ? -__builtin_huge_valf() : 0.6931471805599453f * (state.m[r] - offset + log2f(l));
+      float lse = empty[r] ? -__builtin_huge_valf() : 0.6931471805599453f * (state.m[r] - offset + log2f(l));
+      if (kSequence && !empty[r]) lse += mean_dot(p, at, w.head, i);
       p.lse[lse_offset(p, at, w.head, i)] = lse;
     }
-    if (empty) {  // 0 * NaN of a masked value must not reach the output
+    if (empty[r]) {  // 0 * NaN of a masked value must not reach the output
 #pragma unroll
       for (int j = 0; j < kHeadDim / 8; ++j) o[j * 4 + r * 2] = o[j * 4 + r * 2 + 1] = 0.f;
     }
+  }
+  if (kSequence && p.v_scale) {
+    scale_channels<kHeadDim>(p, w, o, factor, empty, q);
+    factor[0] = factor[1] = 1.f;
   }
   store_row<kHeadDim, 0>(p, at, w.head, o, row, factor[0], q);
   store_row<kHeadDim, 1>(p, at, w.head, o, row + 8, factor[1], q);

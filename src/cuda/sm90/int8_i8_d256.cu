@@ -1,8 +1,9 @@
-// INT8 QK, u8 P and int8 V, head_dim 256.
+// INT8 QK, 8-bit integer P and V, head_dim 256.
 #include "launch8.cuh"
 
 namespace chitu::cuda::sm90 {
 
 cudaError_t launch_int8_i8_d256(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::u8_tile, 0, 256, 2, false>(p, stream); }
+cudaError_t launch_int8_i8_running_d256(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::s8_running, 0, 256, 2, false>(p, stream); }
 
 }  // namespace chitu::cuda::sm90

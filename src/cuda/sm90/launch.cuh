@@ -24,4 +24,13 @@ cudaError_t launch(const AttentionParams& p, cudaStream_t stream) {
   return launch_persistent<T>(attention_kernel<T>, encode_maps<T>, p, stream);
 }
 
+// The kernels of the peers' methods. Blocks of keys share scales in sage1 alone, whose P is always f16. A maximum over scales of single keys is dear, so those
+// kernels overlap at every head_dim: that schedule needs none.
+template <int kHeadDim, int kTileN, int kWarpgroups, bool kOverlap>
+cudaError_t launch_peers(const AttentionParams& p, cudaStream_t stream) {
+  if (p.k_block != 1) return launch<Traits<true, false, kHeadDim, kTileN, kWarpgroups, kOverlap, KeyScales::block>>(p, stream);
+  return p.input == Float::bf16 ? launch<Traits<true, true, kHeadDim, kTileN, 2, true, KeyScales::token>>(p, stream)
+                                : launch<Traits<true, false, kHeadDim, kTileN, 2, true, KeyScales::token>>(p, stream);
+}
+
 }  // namespace chitu::cuda::sm90

@@ -30,20 +30,20 @@ struct AttentionParams {
   const int8_t* q8;      // [batch, num_heads_q, seqlen_q_padded, head_dim]; negated when softmax_scale < 0
   const float* q_scale;  // [batch, num_heads_q, seqlen_q_padded]; rows beyond seqlen_q may hold anything
   const int8_t* k8;      // [batch, num_heads_kv, tiles_k, 128, head_dim]
-  const float* k_scale;  // [batch, num_heads_kv, tiles_k, 4]: group g = tokens 8i + 2g + {0, 1} of the tile
+  const float* k_scale;  // [batch, num_heads_kv, tiles_k, 128 / k_block, 4]: group g = tokens 8i + 2g + {0, 1} of the block; k_block 1: [.., tiles_k, 128]
   const void* k_mean;    // [batch, num_heads_kv, tiles_k, head_dim], dtype `input`; null: no tile bias
   const float* bias;     // [batch, num_heads_q, tiles_k, seqlen_q_padded], log2 units; takes the place of q . k_mean; null: computed here
 
-  // 8-bit PV.
+  // 8-bit PV, but for v_scale and mean_dot.
   const void* v8t;           // [batch, num_heads_kv, tiles_k, head_dim, 128]: e4m3 or int8 codes, keys of 16 in the order of value_position (src/cuda/params.h)
-  const float* v_scale;      // [batch, num_heads_kv, head_dim], also of packed sequences
+  const float* v_scale;      // [batch, num_heads_kv, head_dim], also of packed sequences; null: none (16-bit V)
   const float* token_scale;  // chitu_int8: [.., tiles_k, 128]; the first is that of a plain tile
   const float* tile_mean;    // chitu_int8: [.., tiles_k, head_dim]: mean of the codes
   const float* shift_limit;  // chitu_int8: [.., tiles_k]: bounds the correction in a flagged tile, 0 in a plain one
   const float* mean_dot;     // [batch, num_heads_q, seqlen_q_padded], added to lse; null: none
 
   // The caller's tensors. 16-byte aligned rows: see supports().
-  View q, k, v;          // dtype `input`; q is read for the bias (and by `exact`), k only by `exact`
+  View q, k, v;          // dtype `input`; q is read for the bias (and by `exact`), k only by `exact`, v in 16 bits, perhaps a copy
   void* out;             // dtype `output`
   int64_t out_batch_stride, out_seq_stride, out_head_stride;
   float* lse;            // natural log; null: not wanted
@@ -62,6 +62,7 @@ struct AttentionParams {
   int seqlen_q_padded, tiles_k;
   bool packed;
   float softmax_scale;     // may be negative (8-bit methods)
+  int k_block;             // keys that share scales: 128, the peers' methods also 64 or 1
   // Key j is visible to query i iff i + diagonal - window_left <= j <= i + diagonal + window_right.
   int64_t window_left, window_right;
   int64_t diagonal;
@@ -80,11 +81,14 @@ struct AttentionParams {
 // Row names of src/cuda/kernels.cc. Launches check nothing that supports() checks, allocate nothing, never synchronise.
 const char* supports_int8_f16(const AttentionParams& p);  // null, or the reason why not
 cudaError_t launch_int8_f16(const AttentionParams& p, cudaStream_t stream);
+// sage1 and int_flash_half: no tile bias, any k_block.
+cudaError_t launch_int8_f16_peers(const AttentionParams& p, cudaStream_t stream);
 // PV of 8 bits: v8t and what belongs to it instead of v.
 const char* supports_8bit(const AttentionParams& p);
 cudaError_t launch_int8_f8(const AttentionParams& p, cudaStream_t stream);          // chitu_fast
 cudaError_t launch_int8_f8_running(const AttentionParams& p, cudaStream_t stream);  // sage2
 cudaError_t launch_int8_i8(const AttentionParams& p, cudaStream_t stream);          // chitu_int8
+cudaError_t launch_int8_i8_running(const AttentionParams& p, cudaStream_t stream);  // int_flash
 const char* supports_f16_f16(const AttentionParams& p);
 cudaError_t launch_f16_f16(const AttentionParams& p, cudaStream_t stream);
 

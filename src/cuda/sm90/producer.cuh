@@ -13,7 +13,7 @@ struct alignas(64) TensorMap {
 };
 
 struct TensorMaps {
-  TensorMap q, k, v, q16;
+  TensorMap q, k, v, q16, k_scale;
 };
 
 constexpr int kBiasWarps = 3;
@@ -35,7 +35,7 @@ __device__ __forceinline__ void load_k(const TensorMaps& maps, char* smem, Barri
                                        int head_linear_kv, int n) {
   ptx::mbarrier_wait(&bar.k_empty[ring.index], ring.phase ^ 1);
   uint64_t* full = &bar.k_full[ring.index];
-  ptx::mbarrier_arrive_expect_tx(full, T::kKBytes);
+  ptx::mbarrier_arrive_expect_tx(full, T::kKBytes + T::kKScaleBytes);
   char* stage = smem + T::kKOffset + ring.index * T::kKBytes;
 #pragma unroll
   for (int c = 0; c < T::kQkChunks; ++c) {
@@ -46,6 +46,9 @@ __device__ __forceinline__ void load_k(const TensorMaps& maps, char* smem, Barri
     } else {
       ptx::tma_load_4d(to, &maps.k, full, c * kColumns, w.at.k_begin + n * T::kTileN, w.head_kv, w.at.batch);
     }
+  }
+  if constexpr (T::kKeyScales == KeyScales::token) {
+    ptx::tma_load_3d(smem + T::kKScaleOffset + ring.index * T::kKScaleBytes, &maps.k_scale, full, w.at.tile * kScaleTile + n * T::kTileN, head_linear_kv, 0);
   }
   ring.advance();
 }

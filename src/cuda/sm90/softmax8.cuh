@@ -1,6 +1,6 @@
 // Scores of a tile to 8-bit weights. A thread holds two rows: s[4i + {0, 1}] and s[4i + {2, 3}], keys 8i + 2 * (lane % 4) + {0, 1}; all its keys share one
-// scale. Word w of row r, packed[2w + r], holds the keys 16w + 2 * (lane % 4) + {0, 1, 8, 9}: V's keys lie in that order (value_position of the pre-pass),
-// so that the words are the A fragment of PV without a shuffle.
+// scale. Where each has its own, s holds logits from scale_tokens on. Word w of row r, packed[2w + r], holds the keys 16w + 2 * (lane % 4) + {0, 1, 8, 9}: V's
+// keys lie in that order (value_position of the pre-pass), so that the words are the A fragment of PV without a shuffle.
 #pragma once
 #include <cfloat>
 
@@ -26,7 +26,7 @@ struct RowState8 {
   float m[2];      // level that l, lse and O are measured against
   float l[2];      // normaliser
   float lse[2];    // sum of the weights before rounding
-  float w[2];      // factor of the product in flight; e4m3_running: of O before that product joins
+  float w[2];      // factor of the product in flight; running maximum: of O before that product joins
   float shift[2];  // u8_tile: factor of the tile's mean of V's codes
 
   __device__ __forceinline__ void reset() {
@@ -79,12 +79,47 @@ __device__ __forceinline__ void tame_scores(int32_t (&s)[kCount], const bool (&h
   for (int r = 0; r < 2; ++r) c[r] = huge[r] ? kTameUnit : c[r];
 }
 
-// s * c + base in word w of row r, -inf where masked.
+// Every key has its own scale: scores become logits, the bits of a float, in place.
+template <int kCount>
+__device__ __forceinline__ void scale_tokens(int32_t (&s)[kCount], const TokenScale& scale) {
+#pragma unroll
+  for (int i = 0; i < kCount; i += 2) {
+    float c[2];
+    scale.factors(i / 2 % 2, i / 4 * 8, c);
+    s[i] = __float_as_int(rounded_logit(s[i], c[0]));
+    s[i + 1] = __float_as_int(rounded_logit(s[i + 1], c[1]));
+  }
+}
+
+// row_tops of logits.
 template <bool kMasked, int kCount>
+__device__ __forceinline__ void logit_tops(const int32_t (&x)[kCount], float (&top)[2], const VisibleColumns (&columns)[2]) {
+  constexpr int kChains = 2;
+  float largest[2][kChains];
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    int r = i / 2 % 2, chain = i / 4 % kChains;
+    const float y = !kMasked || visible(columns[r], i / 4 * 8 + i % 2) ? __int_as_float(x[i]) : kLowest<float>;
+    largest[r][chain] = i / 4 < kChains && i % 2 == 0 ? y : ptx::max_nan(largest[r][chain], y);
+  }
+#pragma unroll
+  for (int r = 0; r < 2; ++r) top[r] = quad_max_nan(ptx::max_nan(largest[r][0], largest[r][1]));
+}
+
+// Rare: huge logits become distances from `top`, because base could not hold a constant beside it.
+template <int kCount>
+__device__ __forceinline__ void tame_logits(int32_t (&x)[kCount], const bool (&huge)[2], const float (&top)[2]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) x[i] = huge[i / 2 % 2] ? __float_as_int(__fsub_rn(__int_as_float(x[i]), top[i / 2 % 2])) : x[i];
+}
+
+// s * c + base in word w of row r, -inf where masked. kLogits: s holds logits, and c is nothing.
+template <bool kMasked, bool kLogits = false, int kCount>
 __device__ __forceinline__ void word_logits(const int32_t (&s)[kCount], int w, int r, float c, float base, const VisibleColumns& columns, float (&x)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    x[i] = fmaf(to_f32(s[score_of_word(w, r, i)]), c, base);
+    const int32_t y = s[score_of_word(w, r, i)];
+    x[i] = kLogits ? __fadd_rn(__int_as_float(y), base) : fmaf(to_f32(y), c, base);
     if (kMasked && !visible(columns, 16 * w + i % 2 + i / 2 * 8)) x[i] = kLowest<float>;
   }
 }
@@ -127,9 +162,13 @@ __device__ __forceinline__ void weights_e4m3(const int32_t (&s)[T::kScores], uin
   }
 }
 
-// u8 codes held as f16 subnormals: the value k * 2^-24 has the bits k.
+// 8-bit codes held as f16 subnormals: the value k * 2^-24 has the bits k.
 constexpr float kCodeUnit = 255 * 0x1p-24f;
 constexpr float kLog2CodeUnit = 7.994353436858858f - 24;  // log2 of it
+
+// Against the running maximum: log2 of the largest weight's code, 448 in e4m3 and 127 in s8.
+template <Weights kWeights>
+constexpr float kLog2RunningRange = kWeights == Weights::e4m3_running ? 8.807354922057604f : 6.988684686772166f;
 
 __device__ __forceinline__ void pack_codes(const float (&p)[4], uint32_t& word, float (&raw)[2], uint32_t& code) {
 #pragma unroll
@@ -138,7 +177,7 @@ __device__ __forceinline__ void pack_codes(const float (&p)[4], uint32_t& word, 
   code = __dp4a(word, 0x01010101u, code);
 }
 
-// Plain tile: codes of 2^(s * c + base), base = kLog2CodeUnit - top.
+// Plain tile: codes of 2^(s * c + base), base = kLog2CodeUnit - top. int_flash: of 2^(s + base), base = log2 127 - 24 - m.
 template <class T, bool kMasked, int kFirst, int kEnd>
 __device__ __forceinline__ void weights_u8(const int32_t (&s)[T::kScores], uint32_t (&packed)[T::kWords], TileWeights& tile, const float (&c)[2],
                                            const VisibleColumns (&columns)[2]) {
@@ -147,7 +186,7 @@ __device__ __forceinline__ void weights_u8(const int32_t (&s)[T::kScores], uint3
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float x[4];
-      word_logits<kMasked>(s, w, r, c[r], tile.base[r], columns[r], x);
+      word_logits<kMasked, T::kKeyScales == KeyScales::token>(s, w, r, c[r], tile.base[r], columns[r], x);
 #pragma unroll
       for (int i = 0; i < 4; ++i) x[i] = ptx::exp2_approx(x[i]);
       pack_codes(x, packed[2 * w + r], tile.raw[r], tile.code[r]);

@@ -19,14 +19,18 @@ inline decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
   return encode;
 }
 
-// Innermost dimension first; strides in bytes of dimensions 1 ..; a box covers `columns` x `rows` of the first two dimensions.
+// Innermost dimension first; strides in bytes of dimensions 1 ..; a box covers `columns` x `rows` of the first two dimensions. chunk: bytes of the swizzle,
+// 0: none.
 inline cudaError_t encode(TensorMap& map, CUtensorMapDataType type, int rank, const void* data, const uint64_t* size, const uint64_t* stride, int columns,
                           int rows, int chunk) {
   auto encoder = tensor_map_encoder();
   if (!encoder) return cudaErrorNotSupported;
   cuuint32_t box[4] = {static_cast<cuuint32_t>(columns), static_cast<cuuint32_t>(rows), 1, 1};
   cuuint32_t step[4] = {1, 1, 1, 1};
-  auto swizzle = chunk == 128 ? CU_TENSOR_MAP_SWIZZLE_128B : chunk == 64 ? CU_TENSOR_MAP_SWIZZLE_64B : CU_TENSOR_MAP_SWIZZLE_32B;
+  auto swizzle = chunk == 128  ? CU_TENSOR_MAP_SWIZZLE_128B
+                 : chunk == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
+                 : chunk == 32 ? CU_TENSOR_MAP_SWIZZLE_32B
+                               : CU_TENSOR_MAP_SWIZZLE_NONE;
   CUresult r = encoder(reinterpret_cast<CUtensorMap*>(&map), type, rank, const_cast<void*>(data), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
                        swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return r == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
@@ -46,12 +50,22 @@ inline cudaError_t encode_codes(TensorMap& map, const int8_t* data, int head_dim
   return encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 3, data, size, stride, chunk, rows, chunk);
 }
 
-// Codes of q and k, and q itself where the tile bias is made from it.
+// A scale for every key.
+inline cudaError_t encode_token_scales(TensorMap& map, const float* data, int keys_per_head, int heads, int keys) {
+  uint64_t size[3] = {uint64_t(keys_per_head), uint64_t(heads), 1};
+  uint64_t stride[2] = {size[0] * 4, size[0] * size[1] * 4};
+  return encode(map, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 3, data, size, stride, keys, 1, 0);
+}
+
+// Codes of q and k, scales where they come with the codes, and q itself where the tile bias is made from it.
 template <class T>
 cudaError_t encode_int8_qk(TensorMaps& maps, const AttentionParams& p) {
   cudaError_t e = encode_codes(maps.q, p.q8, T::kHeadDim, p.seqlen_q_padded, p.tensor_batch() * p.num_heads_q, T::kTileM, T::kQkChunk);
   if (e != cudaSuccess) return e;
   e = encode_codes(maps.k, p.k8, T::kHeadDim, p.tiles_k * kScaleTile, p.tensor_batch() * p.num_heads_kv, T::kTileN, T::kQkChunk);
+  if (e == cudaSuccess && T::kKeyScales == KeyScales::token) {
+    e = encode_token_scales(maps.k_scale, p.k_scale, p.tiles_k * kScaleTile, p.tensor_batch() * p.num_heads_kv, T::kTileN);
+  }
   if (e != cudaSuccess || !T::kTileBias || !p.k_mean || p.bias) return e;
   return encode_view(maps.q16, p.q, T::kHeadDim, p.rows_q(), p.num_heads_q, p.tensor_batch(), T::kTileM, T::kChunk16);
 }

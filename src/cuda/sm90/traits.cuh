@@ -16,7 +16,10 @@ constexpr int chunk_bytes(int bytes) { return bytes % 128 == 0 ? 128 : bytes % 6
 constexpr ptx::Swizzle swizzle_of(int chunk) { return chunk == 128 ? ptx::Swizzle::b128 : chunk == 64 ? ptx::Swizzle::b64 : ptx::Swizzle::b32; }
 constexpr int round_up(int x, int to) { return (x + to - 1) / to * to; }
 
-template <bool kInt8Qk_, bool kBf16_, int kHeadDim_, int kTileN_, int kWarpgroups_, bool kOverlap_ = true>
+// Scales of int8 keys. tile: four for the 128 keys of a scale tile. block: four for AttentionParams::k_block keys, 128 or 64. token: one for every key.
+enum class KeyScales { tile, block, token };
+
+template <bool kInt8Qk_, bool kBf16_, int kHeadDim_, int kTileN_, int kWarpgroups_, bool kOverlap_ = true, KeyScales kKeyScales_ = KeyScales::tile>
 struct Traits {
   static constexpr bool kInt8Qk = kInt8Qk_, kBf16 = kBf16_;
   static constexpr int kHeadDim = kHeadDim_, kTileN = kTileN_, kWarpgroups = kWarpgroups_, kStages = 2;
@@ -33,7 +36,8 @@ struct Traits {
   // P is held as 2^(x - m + kOffset): in f16 small weights stay normal.
   static constexpr float kOffset = kBf16 ? 0.f : 7.f;
 
-  static constexpr bool kTileBias = kInt8Qk;
+  static constexpr KeyScales kKeyScales = kKeyScales_;
+  static constexpr bool kTileBias = kInt8Qk && kKeyScales == KeyScales::tile;
   static constexpr int kVStages = kStages;
   static constexpr int kQkBytes = kInt8Qk ? 1 : 2, kPvBytes = 2;
   static constexpr int kQkChunk = chunk_bytes(kHeadDim * kQkBytes);  // bytes
@@ -44,17 +48,19 @@ struct Traits {
   static constexpr int kBiasStride = kTileM + 4;  // spreads the bias MMA's columns over the banks
 
   static constexpr int kQBytes = kTileM * kHeadDim * kQkBytes;
-  static constexpr int kQ16Bytes = kInt8Qk ? kTileM * kHeadDim * 2 : 0;
+  static constexpr int kQ16Bytes = kTileBias ? kTileM * kHeadDim * 2 : 0;
   static constexpr int kKBytes = kTileN * kHeadDim * kQkBytes;
   static constexpr int kVBytes = kTileN * kHeadDim * 2;
-  static constexpr int kBiasBytes = kInt8Qk ? 2 * kBiasTiles * kBiasStride * 4 : 0;
+  static constexpr int kBiasBytes = kTileBias ? 2 * kBiasTiles * kBiasStride * 4 : 0;
+  static constexpr int kKScaleBytes = kKeyScales == KeyScales::token ? kTileN * 4 : 0;  // of a stage
 
   static constexpr int kQOffset = 0;
   static constexpr int kQ16Offset = kQOffset + kQBytes;
   static constexpr int kKOffset = kQ16Offset + kQ16Bytes;
   static constexpr int kVOffset = kKOffset + kStages * kKBytes;
   static constexpr int kBiasOffset = kVOffset + kStages * kVBytes;
-  static constexpr int kBarrierOffset = kBiasOffset + kBiasBytes;
+  static constexpr int kKScaleOffset = kBiasOffset + kBiasBytes;
+  static constexpr int kBarrierOffset = kKScaleOffset + kStages * kKScaleBytes;
   static constexpr int kSharedBytes = kBarrierOffset + 256 + 1024;  // 1024: the base is aligned by hand
   static_assert(kSharedBytes <= 227 * 1024);
   static_assert(kQBytes % 1024 == 0 && kQ16Bytes % 1024 == 0 && kKBytes % 1024 == 0 && kVBytes % 1024 == 0);

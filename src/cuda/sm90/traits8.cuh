@@ -5,8 +5,8 @@
 namespace chitu::cuda::sm90 {
 
 // How P is rounded. e4m3_tile: against the tile's maximum, some words by log-code (chitu_fast). e4m3_running: against the running maximum (sage2).
-// u8_tile: against the tile's maximum, with the corrections of chitu_int8.
-enum class Weights { e4m3_tile, e4m3_running, u8_tile };
+// u8_tile: against the tile's maximum, with the corrections of chitu_int8. s8_running: against the running maximum, every key with its own scale (int_flash).
+enum class Weights { e4m3_tile, e4m3_running, u8_tile, s8_running };
 
 // Words of chitu_fast that take their exponentials as log-code: Scheme::log_code_mask of one tile.
 constexpr uint32_t kLogWords = 0x55;
@@ -16,7 +16,10 @@ template <Weights kWeights_, uint32_t kLogWords_, bool kBf16_, int kHeadDim_, in
 struct Traits8 {
   static constexpr Weights kWeights = kWeights_;
   static constexpr uint32_t kLogWords = kLogWords_;
-  static constexpr bool kInt8Qk = true, kBf16 = kBf16_, kTileBias = kWeights != Weights::e4m3_running;
+  static constexpr bool kRunning = kWeights == Weights::e4m3_running || kWeights == Weights::s8_running;
+  static constexpr bool kInt8Pv = kWeights == Weights::u8_tile || kWeights == Weights::s8_running;
+  static constexpr bool kInt8Qk = true, kBf16 = kBf16_, kTileBias = !kRunning;
+  static constexpr KeyScales kKeyScales = kWeights == Weights::s8_running ? KeyScales::token : KeyScales::tile;
   static constexpr bool kOverlap = kOverlap_;
   // Overlapped, PV in two parts: the next keys are waited for between the parts, else after them. That wait's loop keeps the first half of the exponentials
   // above the wait for the first part.
@@ -39,7 +42,7 @@ struct Traits8 {
   // Eight more rows of V^T, of ones and zeros, below the last channel: sums of the rounded P. Row 2t sums the log-code words of k-step t, row 2t + 1 its
   // other words: a thread gets what belongs to one k-step, too few terms for the FP8 accumulator's short fraction to matter.
   static constexpr int kSumRows = kWeights == Weights::e4m3_tile ? 8 : 0;
-  using Product = std::conditional_t<kWeights == Weights::u8_tile, int32_t, float>;
+  using Product = std::conditional_t<kInt8Pv, int32_t, float>;
 
   static constexpr int kQkBytes = 1, kPvBytes = 1;
   static constexpr int kQkChunk = chunk_bytes(kHeadDim);
@@ -55,13 +58,15 @@ struct Traits8 {
   static constexpr int kVBytes = kTileN * kHeadDim;  // V^T: rows of 128 keys
   static constexpr int kVStageBytes = kVBytes + kSumRows * kTileN;
   static constexpr int kBiasBytes = kTileBias ? 2 * kBiasTiles * kBiasStride * 4 : 0;
+  static constexpr int kKScaleBytes = kKeyScales == KeyScales::token ? kTileN * 4 : 0;  // of a stage
 
   static constexpr int kQOffset = 0;
   static constexpr int kQ16Offset = kQOffset + kQBytes;
   static constexpr int kKOffset = kQ16Offset + kQ16Bytes;
   static constexpr int kVOffset = kKOffset + kStages * kKBytes;
   static constexpr int kBiasOffset = kVOffset + kVStages * kVStageBytes;
-  static constexpr int kBarrierOffset = kBiasOffset + kBiasBytes;
+  static constexpr int kKScaleOffset = kBiasOffset + kBiasBytes;
+  static constexpr int kBarrierOffset = kKScaleOffset + kStages * kKScaleBytes;
   static constexpr int kSharedBytes = kBarrierOffset + 256 + 1024;
   static_assert(kSharedBytes <= 227 * 1024);
   static_assert(kQBytes % 1024 == 0 && kQ16Bytes % 1024 == 0 && kKBytes % 1024 == 0 && kVStageBytes % 1024 == 0 && kVBytes % 1024 == 0);

@@ -1,0 +1,8 @@
+// INT8 QK, 16-bit PV of the peers' methods, head_dim 256.
+#include "launch.cuh"
+
+namespace chitu::cuda::sm90 {
+
+cudaError_t launch_int8_f16_peers_d256(const AttentionParams& p, cudaStream_t stream) { return launch_peers<256, 64, 2, true>(p, stream); }
+
+}  // namespace chitu::cuda::sm90

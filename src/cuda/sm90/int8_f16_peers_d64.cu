@@ -1,0 +1,8 @@
+// INT8 QK, 16-bit PV of the peers' methods, head_dim 64.
+#include "launch.cuh"
+
+namespace chitu::cuda::sm90 {
+
+cudaError_t launch_int8_f16_peers_d64(const AttentionParams& p, cudaStream_t stream) { return launch_peers<64, 128, 3, false>(p, stream); }
+
+}  // namespace chitu::cuda::sm90
