@@ -32,6 +32,7 @@ LAYERS = [
     ("examples/", "examples"),
     ("python/", "python"),
     ("tests/", "tests"),
+    ("benchmarks/", "benchmarks"),  # stand outside: their own includes are not looked at
 ]
 MAY_INCLUDE = {
     "api": set(),
@@ -49,7 +50,7 @@ MAY_INCLUDE = {
     "study": {"api", "core", "eval", "reference", "apps"},  # emulates parts of methods: looks inside on purpose
     "examples": {"api"},
     "python": {"api"},
-    "tests": {"api", "core", "eval", "reference", "cpu/device", "cpu", "cuda/device", "cuda", "distributed", "front", "apps"},
+    "tests": {"api", "core", "eval", "reference", "cpu/device", "cpu", "cuda/device", "cuda", "distributed", "front", "apps", "benchmarks"},
 }
 # The oracles judge the kernels, so they share definitions with them, but no arithmetic beyond the rounding of one value.
 EVAL_CORE = {"src/core/codec.h", "src/core/mask.h", "src/core/scheme.h", "src/core/hd.h", "src/core/key_weights.h", "src/core/rotation.h"}
@@ -74,7 +75,7 @@ def layer_of(path):
 
 def resolve(source, name):
     """The file of ours that an include names, relative to the root, or None."""
-    for base in (source.parent, ROOT / "include", ROOT / "src", ROOT / "tests", ROOT / "apps/chitu", ROOT / "apps/study"):
+    for base in (source.parent, ROOT / "include", ROOT / "src", ROOT / "tests", ROOT / "benchmarks", ROOT / "apps/chitu", ROOT / "apps/study"):
         candidate = (base / name).resolve()
         if candidate.is_file() and ROOT in candidate.parents:
             return candidate.relative_to(ROOT).as_posix()

@@ -1,5 +1,5 @@
 // Correctness and speed of the sm_90 attention kernels, without the library.
-//   sm90_attention_bench [check] [time] [sweep]      exit 1 if a check fails
+//   sm90_attention_bench [check] [repeat] [time] [sweep]      exit 1 if a check fails; ONLY=name part, ALL=1: the variants that the library does not use too
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -66,6 +66,12 @@ template <class T> int repeat(const Variant& v, int times) {
   return h != 0;
 }
 
+// only: a part of the name, or "main": the library's f16 kernels.
+bool named(const Variant& v, const char* only) {
+  const bool is_main = std::strstr(v.name, "f16_d") && !std::strstr(v.name, "bf16") && !std::strstr(v.name, "bias");
+  return std::strstr(v.name, only) || (!std::strcmp(only, "main") && is_main);
+}
+
 int main(int argc, char** argv) {
   auto wants = [&](const char* word) {
     for (int i = 1; i < argc; ++i) if (!std::strcmp(argv[i], word)) return true;
@@ -73,7 +79,8 @@ int main(int argc, char** argv) {
   };
   const char* only = std::getenv("ONLY");
   int failures = 0;
-  auto selected = [&](const Variant& v) { return !only || std::strstr(v.name, only) || (!std::strcmp(only, "main") && std::strstr(v.name, "f16_d") && !std::strstr(v.name, "bf16") && !std::strstr(v.name, "bias")); };
+  const bool all = std::getenv("ALL") != nullptr;
+  auto selected = [&](const Variant& v) { return (!only && (all || v.library)) || (only && named(v, only)); };
   if (wants("check")) {
     for (const Variant& v : variants()) {
       if (!selected(v)) continue;

@@ -167,6 +167,11 @@ void mbarrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
   }
 }
 
+bool mbarrier_test(std::uint64_t* barrier, std::uint32_t parity) {
+  if (parity > 1) fault("mbarrier.test_wait.parity with parity %u", parity);
+  return read(barrier, "mbarrier.test_wait").phase != parity;
+}
+
 void tensor_load(void* to, const void* map, std::uint64_t* barrier, int rank, const int* position) {
   Load l{};
   std::memcpy(&l.map, map, sizeof l.map);

@@ -14,6 +14,9 @@ void mbarrier_arrive(std::uint64_t* barrier, std::uint32_t bytes);
 /// Until the phase with this parity has completed.
 void mbarrier_wait(std::uint64_t* barrier, std::uint32_t parity);
 
+/// Whether it has.
+bool mbarrier_test(std::uint64_t* barrier, std::uint32_t parity);
+
 void tensor_load(void* to, const void* map, std::uint64_t* barrier, int rank, const int* position);
 
 /// Bits 4.. of an address in shared memory, changed as a swizzle of `width` bytes does.

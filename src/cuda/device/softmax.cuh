@@ -93,48 +93,77 @@ __device__ __forceinline__ float rounded_logit(Score s, float c) {
   return __fmul_rn(to_f32(s), c);
 }
 
+// 2^(s * c + base) without the MUFU, for exponents in [-48, 16]; others are clamped to that, so a row that saw 2^16 has outgrown its m. The polynomial is
+// off by 2.6e-6 at most, all of it by 4e-6. NaN gives 2^-48: some weights of a thread have to come from the MUFU.
+struct Exp2Polynomial {
+  static constexpr float kRange = 64.f, kFirst = -48.f;
+  static constexpr float kInteger = 12582912.f + kFirst;  // 1.5 * 2^23: a sum with it has its integer part in its lowest bits
+  float c, base;
+
+  __device__ __forceinline__ Exp2Polynomial(float c_, float base_) : c(c_ / kRange), base(fmaf(base_, 1.f / kRange, -kFirst / kRange)) {}
+  __device__ __forceinline__ float operator()(float s) const {
+    const float y = ptx::fma_saturate(s, c, base);
+    const float shifted = fmaf(y, kRange, kInteger);
+    const float f = fmaf(y, kRange, kInteger - shifted);  // [-1/2, 1/2]
+    const float p = fmaf(fmaf(fmaf(fmaf(0.00957010221f, f, 0.0559178591f), f, 0.240247443f), f, 0.693121791f), f, 0.999999285f);
+    return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
+  }
+};
+
+// Of every eight blocks of 8 keys, kPolynomialEighths take the polynomial, evenly spread.
+template <int kPolynomialEighths>
+__device__ __forceinline__ constexpr bool takes_polynomial(int block) {
+  return block * kPolynomialEighths % 8 < kPolynomialEighths;
+}
+
 // Scores to packed weights. Masked columns get 0, by predicate. sum: of the unrounded weights, two terms per row. kHugeRows: rows may be huge.
-template <bool kMasked, bool kBf16, bool kHugeRows = false, int kCount, class Score, class Scale>
+// block: of 8 keys, the scores' first in the tile.
+template <bool kMasked, bool kBf16, int kPolynomialEighths = 0, bool kHugeRows = false, int kCount, class Score, class Scale>
 __device__ __forceinline__ void make_weights(const Score (&s)[kCount], uint32_t (&packed)[kCount / 2], float (&sum)[4], const float (&base)[2],
-                                             const Scale& scale, const VisibleColumns (&columns)[2]) {
+                                             const Scale& scale, const VisibleColumns (&columns)[2], int block = 0) {
+  static_assert(kPolynomialEighths < 8);
 #pragma unroll
   for (int i = 0; i < kCount; i += 2) {
     int r = i / 2 % 2;
     float p[2], c[2];
-    scale.factors(r, i / 4 * 8, c);
+    scale.factors(r, (block + i / 4) * 8, c);
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       float x = fmaf(to_f32(s[i + e]), c[e], base[r]);
       if constexpr (kHugeRows) x = is_huge(base[r]) ? __fadd_rn(rounded_logit(s[i + e], c[e]), base[r]) : x;
-      if constexpr (kMasked) x = visible(columns[r], i / 4 * 8 + e) ? x : kLowest<float>;
+      if constexpr (kMasked) x = visible(columns[r], (block + i / 4) * 8 + e) ? x : kLowest<float>;
       p[e] = ptx::exp2_approx(x);
+      if constexpr (kPolynomialEighths > 0 && !kMasked) {
+        if (takes_polynomial<kPolynomialEighths>(block + i / 4) && !(kHugeRows && is_huge(base[r]))) p[e] = Exp2Polynomial(c[e], base[r])(to_f32(s[i + e]));
+      }
       sum[r * 2 + e] += p[e];
     }
     packed[i / 2] = kBf16 ? ptx::pack_bf16(p[0], p[1]) : ptx::pack_f16(p[0], p[1]);
   }
 }
 
-// The largest value this thread sees in each row, the lowest if none is visible.
+// The largest value this thread sees in each row, the lowest if none is visible. block: as above.
 template <bool kMasked, int kCount, class Value>
-__device__ __forceinline__ void largest_visible(const Value (&s)[kCount], Value (&largest)[2], const VisibleColumns (&columns)[2]) {
+__device__ __forceinline__ void largest_visible(const Value (&s)[kCount], Value (&largest)[2], const VisibleColumns (&columns)[2], int block) {
   constexpr int kChains = 4;  // independent maxima per row: one chain alone would wait for itself
   Value top[2][kChains];
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     int r = i / 2 % 2, chain = i / 4 % kChains;
     Value x = s[i];
-    if constexpr (kMasked) x = visible(columns[r], i / 4 * 8 + i % 2) ? x : kLowest<Value>;
+    if constexpr (kMasked) x = visible(columns[r], (block + i / 4) * 8 + i % 2) ? x : kLowest<Value>;
     top[r][chain] = i / 4 < kChains && i % 2 == 0 ? x : score_max(top[r][chain], x);
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) largest[r] = score_max(score_max(top[r][0], top[r][1]), score_max(top[r][2], top[r][3]));
 }
 
-// The largest logit this thread sees in each row, -inf if none is visible.
+// The largest logit this thread sees in each row, -inf if none is visible. block: as above.
 template <bool kMasked, int kCount, class Score>
-__device__ __forceinline__ void row_levels(const Score (&s)[kCount], float (&level)[2], const RowScale& scale, const VisibleColumns (&columns)[2]) {
+__device__ __forceinline__ void row_levels(const Score (&s)[kCount], float (&level)[2], const RowScale& scale, const VisibleColumns (&columns)[2],
+                                           int block = 0) {
   Score top[2];
-  largest_visible<kMasked>(s, top, columns);
+  largest_visible<kMasked>(s, top, columns, block);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     level[r] = __fadd_rn(rounded_logit(top[r], scale.c[r]), scale.bias[r]);
@@ -147,9 +176,8 @@ __device__ __forceinline__ void row_levels(const Score (&s)[kCount], float (&lev
   constexpr int kPart = kCount / kBlocks;
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
-    const VisibleColumns shifted[2] = {{columns[0].first - b * 64, columns[0].count}, {columns[1].first - b * 64, columns[1].count}};
     float of_block[2];
-    row_levels<kMasked>(reinterpret_cast<const Score(&)[kPart]>(s[b * kPart]), of_block, scale.from(b * 64), shifted);
+    row_levels<kMasked>(reinterpret_cast<const Score(&)[kPart]>(s[b * kPart]), of_block, scale.from(b * 64), columns, b * 8);
 #pragma unroll
     for (int r = 0; r < 2; ++r) level[r] = b == 0 ? of_block[r] : fmaxf(level[r], of_block[r]);
   }
@@ -164,7 +192,7 @@ __device__ __forceinline__ void row_levels(const Score (&s)[kCount], float (&lev
     x[i] = rounded_logit(s[i], c[0]);
     x[i + 1] = rounded_logit(s[i + 1], c[1]);
   }
-  largest_visible<kMasked>(x, level, columns);
+  largest_visible<kMasked>(x, level, columns, 0);
 }
 
 // A row whose weights may have left the range of the tensor cores moves its m to the tile's maximum. Both tests look at one row only, so

@@ -7,14 +7,20 @@
 
 namespace chitu::cuda::sm90 {
 
+template <int kCount, class X, int kAll>
+__device__ __forceinline__ X (&slice(X (&x)[kAll], int first))[kCount] {
+  return reinterpret_cast<X(&)[kCount]>(x[first]);
+}
+
 template <class T>
 struct Consumer : ConsumerBase<T> {
   using Base = ConsumerBase<T>;
   using Base::p, Base::smem, Base::bar, Base::warpgroup, Base::warp, Base::lane, Base::v_descriptor, Base::phase, Base::row;
   using Base::release, Base::release_keys, Base::fetch_tile, Base::leave_bias_group, Base::visible_columns, Base::begin;
   using typename Base::Score;
+  static constexpr int kPartBlocks = T::kPartN / 8;
   float o[T::kHeadDim / 2];
-  uint32_t packed[T::kOverlap ? 2 : 1][T::kScores / 2];  // weights of tile u: packed[u % 2]
+  uint32_t packed[T::kOverlap ? 2 : T::kParts][T::kScores / 2];  // weights of tile u: packed[u % 2]; of the part: packed[part]
   RowState state;
 
   __device__ __forceinline__ Consumer(const AttentionParams& p_, char* smem_, Barriers& bar_, int warpgroup_, int warp_, int lane_)
@@ -22,16 +28,21 @@ struct Consumer : ConsumerBase<T> {
     v_descriptor = ptx::wgmma_descriptor(ptx::smem_u32(smem) + T::kVOffset, T::kTileN * T::kChunk16, 8 * T::kChunk16, T::kSwizzle16);
   }
 
+  template <int kStage, int kPart>
+  __device__ __forceinline__ uint32_t (&weights())[T::kScores / 2] {
+    return packed[T::kOverlap ? kStage : kPart];
+  }
+
   // O += P V.
-  template <int kStage>
+  template <int kStage, int kPart = 0>
   __device__ __forceinline__ void issue_pv() {
-    uint32_t(&pk)[T::kScores / 2] = packed[T::kOverlap * kStage];
+    uint32_t(&pk)[T::kScores / 2] = weights<kStage, kPart>();
     ptx::pin(o);
     ptx::pin(pk);
     ptx::wgmma_fence();
-    uint64_t v = v_descriptor + kStage * (T::kVBytes >> 4);
+    uint64_t v = v_descriptor + kStage * (T::kVBytes >> 4) + (kPart * T::kPartN * T::kChunk16 >> 4);
 #pragma unroll
-    for (int i = 0; i < T::kTileN / 16; ++i) {
+    for (int i = 0; i < T::kPartN / 16; ++i) {
       uint64_t vi = v + (i * 16 * T::kChunk16 >> 4);
       if constexpr (T::kBf16) {
         ptx::wgmma_rs_bf16(o, pk + i * 4, vi, true);
@@ -57,29 +68,45 @@ struct Consumer : ConsumerBase<T> {
     row_levels<kMasked>(s, level, scale, columns);
     raise_reference(state, level, {true, true});
     weight_base(base);
-    make_weights<kMasked, T::kBf16>(s, packed[T::kOverlap * kStage], sum, base, scale, columns);
+    make_weights<kMasked, T::kBf16, T::kPolynomialEighths>(s, weights<kStage, 0>(), sum, base, scale, columns);
     settle_huge<kMasked, kStage>(base, sum, columns);
     state.l[0] += sum[0] + sum[1];
     state.l[1] += sum[2] + sum[3];
   }
 
   // Any other tile, optimistically: weights against the old m, no maximum at all. The sums show whether m was good enough.
-  template <bool kMasked, int kStage>
-  __device__ __forceinline__ void softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
+  // issue: for every equal part of the weights, what is to be issued before it. Returns true, in a way that the compiler cannot know: it would move the
+  // weights, which need nothing of it, above.
+  template <bool kMasked, int kStage, int kPart = 0, class... Issue>
+  __device__ __forceinline__ void softmax(const Work& w, int n, const Score (&s)[T::kScores], const Issue&... issue) {
     VisibleColumns columns[2];
     this->template visible_columns<kMasked>(w, n, columns);
     const auto& scale = this->template tile_scale<kStage>();
     float sum[4] = {}, base[2];
     weight_base(base);
-    make_weights<kMasked, T::kBf16>(s, packed[T::kOverlap * kStage], sum, base, scale, columns);
+    uint32_t(&pk)[T::kScores / 2] = weights<kStage, kPart>();
+    if constexpr (sizeof...(Issue) == 0) {
+      make_weights<kMasked, T::kBf16, T::kPolynomialEighths>(s, pk, sum, base, scale, columns);
+    } else {
+      constexpr int kCount = T::kScores / sizeof...(Issue);
+      int first = 0;
+      const auto make_part = [&](bool issued) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) base[r] = issued ? base[r] : kLowest<float>;
+        make_weights<kMasked, T::kBf16, T::kPolynomialEighths>(slice<kCount>(s, first), slice<kCount / 2>(pk, first / 2), sum, base, scale, columns,
+                                                               kPart * kPartBlocks + first / 4);
+        first += kCount;
+      };
+      (make_part(issue()), ...);
+    }
     bool outgrown[2] = {sum[0] + sum[1] > kWeightLimit<T::kBf16> || is_huge(base[0]), sum[2] + sum[3] > kWeightLimit<T::kBf16> || is_huge(base[1])};
     state.rescale = __any_sync(~0u, outgrown[0] || outgrown[1]);
-    if (state.rescale) settle<kMasked, kStage>(outgrown, sum, columns);
+    if (state.rescale) settle<kMasked, kStage, kPart>(outgrown, sum, columns);
     state.l[0] += sum[0] + sum[1];
     state.l[1] += sum[2] + sum[3];
   }
 
-  // Serial: no registers to keep S for a second try, so the maximum comes first.
+  // Serial: the maximum comes first.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void careful_softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
     VisibleColumns columns[2];
@@ -91,7 +118,7 @@ struct Consumer : ConsumerBase<T> {
     state.rescale = __any_sync(~0u, outgrown[0] || outgrown[1]);
     if (state.rescale) raise_reference(state, level, outgrown);
     weight_base(base);
-    make_weights<kMasked, T::kBf16>(s, packed[0], sum, base, scale, columns);
+    make_weights<kMasked, T::kBf16, T::kPolynomialEighths>(s, packed[0], sum, base, scale, columns);
     settle_huge<kMasked, kStage>(base, sum, columns);
     state.l[0] += sum[0] + sum[1];
     state.l[1] += sum[2] + sum[3];
@@ -114,7 +141,7 @@ struct Consumer : ConsumerBase<T> {
       k ^= (k >> 7 & kMask) << 4;
       uint32_t a[4], b0, b1;
       ptx::ldmatrix_x4(a, base + T::kQOffset + i / kSteps * (T::kTileM * T::kQkChunk) + q);
-      ptx::ldmatrix_x2(b0, b1, base + T::kKOffset + kStage * T::kKBytes + i / kSteps * (T::kTileN * T::kQkChunk) + k);
+      ptx::ldmatrix_x2(b0, b1, base + T::kKOffset + this->template k_stage<kStage>() * T::kKBytes + i / kSteps * (T::kTileN * T::kQkChunk) + k);
       if constexpr (T::kInt8Qk) {
         ptx::mma_m16n8k32_s8(s, a, b0, b1);
       } else if constexpr (T::kBf16) {
@@ -135,22 +162,22 @@ struct Consumer : ConsumerBase<T> {
   }
 
   // Rare: some row outgrew its m, or is huge.
-  template <bool kMasked, int kStage>
+  template <bool kMasked, int kStage, int kPart = 0>
   __device__ __forceinline__ void settle(const bool (&outgrown)[2], float (&sum)[4], const VisibleColumns (&columns)[2]) {
     float top[2], level[2];
-    find_tops<kMasked, kStage>(top, level, columns);
+    find_tops<kMasked, kStage, kPart>(top, level, columns);
     raise_reference(state, level, outgrown);
-    rebuild<kMasked, kStage>(top, level, sum, columns);
+    rebuild<kMasked, kStage, kPart>(top, level, sum, columns);
   }
 
   // The tile's largest logit of each row, without and with its bias.
-  template <bool kMasked, int kStage>
+  template <bool kMasked, int kStage, int kPart = 0>
   __device__ __forceinline__ void find_tops(float (&top)[2], float (&level)[2], const VisibleColumns (&columns)[2]) {
     Score s[4];
     const auto& scale = this->template tile_scale<kStage>();
     top[0] = top[1] = kLowest<float>;
 #pragma unroll 1
-    for (int block = 0; block < T::kTileN / 8; ++block) {
+    for (int block = kPart * kPartBlocks; block < (kPart + 1) * kPartBlocks; ++block) {
       recompute_scores<kStage>(block, s);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -167,7 +194,7 @@ struct Consumer : ConsumerBase<T> {
   }
 
   // The weights once more, against the m that is now.
-  template <bool kMasked, int kStage>
+  template <bool kMasked, int kStage, int kPart = 0>
   __device__ __forceinline__ void rebuild(const float (&top)[2], const float (&level)[2], float (&sum)[4], const VisibleColumns (&columns)[2]) {
     float base[2];
     Score s[4];
@@ -180,11 +207,10 @@ struct Consumer : ConsumerBase<T> {
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum[i] = 0.f;
 #pragma unroll
-    for (int block = 0; block < T::kTileN / 8; ++block) {
+    for (int i = 0; i < kPartBlocks; ++i) {
+      const int block = kPart * kPartBlocks + i;
       recompute_scores<kStage>(block, s);
-      VisibleColumns shifted[2] = {{columns[0].first - block * 8, columns[0].count}, {columns[1].first - block * 8, columns[1].count}};
-      uint32_t(&to)[2] = reinterpret_cast<uint32_t(&)[2]>(packed[T::kOverlap * kStage][block * 2]);
-      make_weights<kMasked, T::kBf16, true>(s, to, sum, base, scale.from(block * 8), shifted);
+      make_weights<kMasked, T::kBf16, T::kPolynomialEighths, true>(s, slice<2>(weights<kStage, kPart>(), i * 2), sum, base, scale, columns, block);
     }
   }
 
@@ -204,7 +230,11 @@ struct Consumer : ConsumerBase<T> {
     this->template issue_qk<kStage>(s);
     ptx::wgmma_wait<0>();
     ptx::pin(s);
-    careful_softmax<kMasked, kStage>(w, n, s);
+    if constexpr (T::kOrder == Order::serial) {
+      careful_softmax<kMasked, kStage>(w, n, s);
+    } else {
+      softmax<kMasked, kStage>(w, n, s);
+    }
     finish_serial_step<kStage>(w, n);
   }
 
@@ -213,7 +243,7 @@ struct Consumer : ConsumerBase<T> {
     release_keys(kStage);
     rescale();
     ptx::mbarrier_wait(&bar.v_full[kStage], phase);
-    if (n == w.n_end - 1) clear_value_tail(w, n);
+    if (n == w.n_end - 1) clear_value_tail(w, n, warpgroup);
     issue_pv<kStage>();
     if (n > w.n_begin) fetch_tile(n - 1);
     ptx::wgmma_wait<0>();
@@ -264,14 +294,14 @@ struct Consumer : ConsumerBase<T> {
     ptx::mbarrier_wait(&bar.v_full[kStage], phase);
   }
 
-  // Values behind the end of a sequence may be NaN, and 0 * NaN is NaN: clear those rows of stage 0.
-  __device__ __forceinline__ void clear_value_tail(const Work& w, int n) {
+  // Values behind the end of a sequence may be NaN, and 0 * NaN is NaN: clear those rows of stage 0. index: of this warpgroup.
+  __device__ __forceinline__ void clear_value_tail(const Work& w, int n, int index) {
     int valid = w.at.k_len - n * T::kTileN;
     if (valid >= T::kTileN || w.zeros_behind) return;
     int words = (T::kTileN - valid) * (T::kChunk16 / 16);
     for (int chunk = 0; chunk < T::kChunks16; ++chunk) {
       uint4* to = reinterpret_cast<uint4*>(smem + T::kVOffset + (chunk * T::kTileN + valid) * T::kChunk16);
-      for (int i = (warpgroup * 4 + warp) * 32 + lane; i < words; i += T::kWarpgroups * 128) to[i] = make_uint4(0, 0, 0, 0);
+      for (int i = (index * 4 + warp) * 32 + lane; i < words; i += T::kWarpgroups * 128) to[i] = make_uint4(0, 0, 0, 0);
     }
     ptx::fence_proxy_async();
     ptx::bar_sync(kBarConsumers, T::kWarpgroups * 128);
@@ -288,25 +318,29 @@ struct Consumer : ConsumerBase<T> {
     if constexpr (T::kOverlap) {
       release_keys(0);
       prepare_next<0>(w, n);
-      clear_value_tail(w, n);
+      clear_value_tail(w, n, warpgroup);
     } else {
       finish_serial_step<0>(w, n);
     }
   }
 
-  template <int kStage>
+  template <int kStage, int kPart = 0>
   __device__ __forceinline__ void last_pv() {
-    issue_pv<kStage>();
+    issue_pv<kStage, kPart>();
     ptx::wgmma_wait<0>();
     ptx::pin(o);
     release(&bar.v_empty[kStage]);
   }
 
-  __device__ __forceinline__ void run(const Work& w) {
+  __device__ __forceinline__ void reset(const Work& w) {
     state.reset();
 #pragma unroll
     for (float& x : o) x = 0.f;
     row = w.row0 + warpgroup * 64 + warp * 16 + lane / 4;
+  }
+
+  __device__ __forceinline__ void run(const Work& w) {
+    reset(w);
     if (w.n_end <= w.n_begin) return;
     begin(w);
     this->walk(*this, w);
@@ -318,13 +352,7 @@ struct Consumer : ConsumerBase<T> {
         last_pv<1>();
       }
     }
-    if (odd) {
-      ptx::mbarrier_wait(&bar.k_full[1], phase);
-      ptx::mbarrier_wait(&bar.v_full[1], phase);
-      __syncwarp();  // no product between: lane 0 alone could let two phases pass before another lane has looked
-      release(&bar.k_empty[1]);
-      release(&bar.v_empty[1]);
-    }
+    if (odd) this->skip_stage();
     if constexpr (T::kTileBias) leave_bias_group();
   }
 

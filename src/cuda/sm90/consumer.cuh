@@ -20,9 +20,10 @@ struct ConsumerBase {
   int bias_group;
   uint32_t q_phase = 0;
   // Key tile u of a piece of work lives in stage u % 2: all indices are constants. A piece with an odd number of tiles skips a stage at its end.
-  uint32_t phase = 1;  // parity of the stages of tile u
-  int row;             // first of the thread's two rows in the problem
-  float c0[2];         // |softmax_scale| * log2e * q_scale
+  uint32_t phase = 1;    // parity of the stages of tile u
+  uint32_t k_phase = 1;  // the same of keys in four stages: tile u is in u % 4, of which phase is the upper bit
+  int row;               // first of the thread's two rows in the sequence
+  float c0[2];           // |softmax_scale| * log2e * q_scale
   const float* k_scale;
   float ks_next[kScaleBlocks];  // scales of the tile that is fetched next
   Scale scale;                  // of the tile at hand: see tile_scale()
@@ -32,6 +33,27 @@ struct ConsumerBase {
     uint32_t base = ptx::smem_u32(smem);
     q_descriptor = ptx::wgmma_descriptor(base + T::kQOffset + warpgroup * 64 * T::kQkChunk, 16, 8 * T::kQkChunk, T::kQkSwizzle);
     k_descriptor = ptx::wgmma_descriptor(base + T::kKOffset, 16, 8 * T::kQkChunk, T::kQkSwizzle);
+  }
+
+  // The next tile, if it is an even one.
+  template <int kStage>
+  __device__ __forceinline__ void next_tile() {
+    if constexpr (kStage == 0) {
+      phase ^= 1;
+      if constexpr (T::kStages == 4) k_phase ^= phase ^ 1;
+    }
+  }
+
+  // Where the keys of the tile at hand are, and their barriers' parity; kAhead: of the tile after it.
+  template <int kStage, bool kAhead = false>
+  __device__ __forceinline__ int k_stage() const {
+    constexpr int kIndex = kStage ^ (kAhead ? 1 : 0);
+    return T::kStages == 4 ? kIndex + 2 * (kAhead ? phase ^ kStage : phase) : kIndex;
+  }
+  template <int kStage, bool kAhead = false>
+  __device__ __forceinline__ uint32_t k_parity() const {
+    if constexpr (T::kStages == 4) return kAhead ? k_phase ^ (phase & kStage) : k_phase;
+    return kAhead ? phase ^ kStage : phase;
   }
 
   // By all threads of the CTA, before the roles part.
@@ -69,11 +91,21 @@ struct ConsumerBase {
     release(&bar.q_empty);
   }
 
-  template <int kStage>
+  // After a piece of work with an odd number of tiles.
+  __device__ __forceinline__ void skip_stage() {
+    ptx::mbarrier_wait(&bar.k_full[k_stage<1>()], k_parity<1>());
+    ptx::mbarrier_wait(&bar.v_full[1], phase);
+    __syncwarp();  // no product between: lane 0 alone could let two phases pass before another lane has looked
+    release(&bar.k_empty[k_stage<1>()]);
+    release(&bar.v_empty[1]);
+  }
+
+  // Scores of the tile at hand, or of the one after it; kPart: of its keys.
+  template <int kStage, int kPart = 0, bool kAhead = false>
   __device__ __forceinline__ void issue_qk(Score (&s)[T::kScores]) {
     ptx::pin(s);
     ptx::wgmma_fence();
-    uint64_t k = k_descriptor + kStage * (T::kKBytes >> 4);
+    uint64_t k = k_descriptor + k_stage<kStage, kAhead>() * (T::kKBytes >> 4) + (kPart * T::kPartN * T::kQkChunk >> 4);
 #pragma unroll
     for (int i = 0; i < T::kHeadDim * T::kQkBytes / 32; ++i) {
       constexpr int kSteps = T::kQkChunk / 32;  // 32 bytes of channels per instruction
@@ -90,22 +122,23 @@ struct ConsumerBase {
     ptx::wgmma_commit();
   }
 
-  // Scale and bias of key tile n; walks down through the bias ring.
-  __device__ __forceinline__ void fetch_tile(int n) {
+  // Scale and bias of key tile n; walks down through the bias ring. others: more rows of this warpgroup.
+  template <class... Others>
+  __device__ __forceinline__ void fetch_tile(int n, Others&... others) {
     if constexpr (T::kInt8Qk) {
       if constexpr (T::kTileBias) {
         int t = n * T::kTileN / kScaleTile;
         if (t / kBiasTiles != bias_group) next_bias_group(t / kBiasTiles);
         const float* b = reinterpret_cast<const float*>(smem + T::kBiasOffset) + (bias_ring.index * kBiasTiles + t % kBiasTiles) * T::kBiasStride +
                          warpgroup * 64 + warp * 16 + lane / 4;
-        scale.bias[0] = b[0];
-        scale.bias[1] = b[8];
+        take_bias(b);
+        (others.take_bias(b + (others.warpgroup - warpgroup) * 64), ...);
       }
       if constexpr (T::kKeyScales != KeyScales::token) {
-        if constexpr (!T::kOverlap) load_scales(n);  // PV hides the latency
-#pragma unroll
-        for (int b = 0; b < kScaleBlocks; ++b) scale.set(b, c0[0] * ks_next[b], c0[1] * ks_next[b]);
-        if constexpr (T::kOverlap) load_scales(max(n - 1, 0));  // a tile ahead
+        if constexpr (!T::kScaleAhead) load_scales(n);  // PV hides the latency
+        take_scales(ks_next);
+        (others.take_scales(ks_next), ...);
+        if constexpr (T::kScaleAhead) load_scales(max(n - 1, 0));  // a tile ahead
       }
     }
   }
@@ -126,6 +159,16 @@ struct ConsumerBase {
     } else {
       return (scale);
     }
+  }
+
+  __device__ __forceinline__ void take_bias(const float* b) {
+    scale.bias[0] = b[0];
+    scale.bias[1] = b[8];
+  }
+
+  __device__ __forceinline__ void take_scales(const float (&ks)[kScaleBlocks]) {
+#pragma unroll
+    for (int b = 0; b < kScaleBlocks; ++b) scale.set(b, c0[0] * ks[b], c0[1] * ks[b]);
   }
 
   __device__ __forceinline__ void next_bias_group(int group) {
@@ -153,15 +196,21 @@ struct ConsumerBase {
     }
   }
 
-  __device__ __forceinline__ void begin(const Work& w) {
-    if constexpr (T::kInt8Qk) {
-      const float* q_scale = p.q_scale + (static_cast<int64_t>(w.at.batch) * p.num_heads_q + w.head) * p.seqlen_q_padded + w.at.q_begin;
-      const float factor = fabsf(p.softmax_scale) * 1.4426950408889634f;
+  __device__ __forceinline__ void take_rows(const Work& w) {
+    const float* q_scale = p.q_scale + (static_cast<int64_t>(w.at.batch) * p.num_heads_q + w.head) * p.seqlen_q_padded + w.at.q_begin;
+    const float factor = fabsf(p.softmax_scale) * 1.4426950408889634f;
 #pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        int i = min(row + r * 8, w.at.q_len - 1);
-        c0[r] = factor * __ldg(q_scale + i);
-      }
+    for (int r = 0; r < 2; ++r) {
+      int i = min(row + r * 8, w.at.q_len - 1);
+      c0[r] = factor * __ldg(q_scale + i);
+    }
+  }
+
+  template <class... Others>
+  __device__ __forceinline__ void begin(const Work& w, Others&... others) {
+    if constexpr (T::kInt8Qk) {
+      take_rows(w);
+      (others.take_rows(w), ...);
       if constexpr (T::kKeyScales == KeyScales::token) {
         scale.c[0] = c0[0];
         scale.c[1] = c0[1];
@@ -177,7 +226,7 @@ struct ConsumerBase {
       scale.c[0] = scale.c[1] = p.softmax_scale * 1.4426950408889634f;
       scale.bias[0] = scale.bias[1] = 0.f;
     }
-    fetch_tile(w.n_end - 1);
+    fetch_tile(w.n_end - 1, others...);
     ptx::mbarrier_wait(&bar.q_full, q_phase);
     q_phase ^= 1;
   }

@@ -1,6 +1,7 @@
 // Launch of the kernels with 16-bit PV. Included by the files that instantiate them.
 #pragma once
-#include "attention.cuh"
+#include "attention_halves.cuh"
+#include "attention_pair.cuh"
 #include "tensor_maps.cuh"
 
 namespace chitu::cuda::sm90 {
@@ -21,7 +22,13 @@ cudaError_t encode_maps(TensorMaps& maps, const AttentionParams& p) {
 
 template <class T>
 cudaError_t launch(const AttentionParams& p, cudaStream_t stream) {
-  return launch_persistent<T>(attention_kernel<T>, encode_maps<T>, p, stream);
+  if constexpr (T::kOrder == Order::in_turn) {
+    return launch_persistent<T>(attention_pair_kernel<T>, encode_maps<T>, p, stream);
+  } else if constexpr (T::kOrder == Order::halves) {
+    return launch_persistent<T>(attention_halves_kernel<T>, encode_maps<T>, p, stream);
+  } else {
+    return launch_persistent<T>(attention_kernel<T>, encode_maps<T>, p, stream);
+  }
 }
 
 // The kernels of the peers' methods. Blocks of keys share scales in sage1 alone, whose P is always f16. A maximum over scales of single keys is dear, so those

@@ -31,8 +31,8 @@ __device__ __forceinline__ bool next_ticket(Barriers& bar, RingState<2>& ring, i
 }
 
 template <class T>
-__device__ __forceinline__ void load_k(const TensorMaps& maps, char* smem, Barriers& bar, RingState<2>& ring, const Work& w,
-                                       int head_linear_kv, int n) {
+__device__ __forceinline__ void load_k(const TensorMaps& maps, char* smem, Barriers& bar, RingState<T::kStages>& ring, const Work& w, int head_linear_kv,
+                                       int n) {
   ptx::mbarrier_wait(&bar.k_empty[ring.index], ring.phase ^ 1);
   uint64_t* full = &bar.k_full[ring.index];
   ptx::mbarrier_arrive_expect_tx(full, T::kKBytes + T::kKScaleBytes);
@@ -89,7 +89,7 @@ __device__ __forceinline__ void load_q(const TensorMaps& maps, char* smem, Barri
 // One thread.
 template <class T>
 __device__ __forceinline__ void produce(const AttentionParams& p, const WorkShape& shape, const TensorMaps& maps, char* smem, Barriers& bar) {
-  RingState<2> k_ring;
+  RingState<T::kStages> k_ring;
   RingState<T::kVStages> v_ring;
   RingState<2> work_ring;
   uint32_t q_phase = 0;
@@ -122,9 +122,9 @@ __device__ __forceinline__ void produce(const AttentionParams& p, const WorkShap
       load_v<T>(maps, smem, bar, v_ring, w, head_linear_kv, n + 1);
     }
     load_v<T>(maps, smem, bar, v_ring, w, head_linear_kv, w.n_begin);
-    if (k_ring.index == 1) {  // every piece of work starts in stage 0
-      ptx::mbarrier_wait(&bar.k_empty[1], k_ring.phase ^ 1);
-      ptx::mbarrier_arrive(&bar.k_full[1]);
+    if (k_ring.index % 2 == 1) {  // every piece of work starts in an even stage
+      ptx::mbarrier_wait(&bar.k_empty[k_ring.index], k_ring.phase ^ 1);
+      ptx::mbarrier_arrive(&bar.k_full[k_ring.index]);
       k_ring.advance();
       ptx::mbarrier_wait(&bar.v_empty[T::kVStages - 1], v_ring.phase ^ 1);
       ptx::mbarrier_arrive(&bar.v_full[T::kVStages - 1]);

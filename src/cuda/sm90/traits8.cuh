@@ -20,11 +20,11 @@ struct Traits8 {
   static constexpr bool kInt8Pv = kWeights == Weights::u8_tile || kWeights == Weights::s8_running;
   static constexpr bool kInt8Qk = true, kBf16 = kBf16_, kTileBias = !kRunning;
   static constexpr KeyScales kKeyScales = kWeights == Weights::s8_running ? KeyScales::token : KeyScales::tile;
-  static constexpr bool kOverlap = kOverlap_;
+  static constexpr bool kOverlap = kOverlap_, kScaleAhead = kOverlap;
   // Overlapped, PV in two parts: the next keys are waited for between the parts, else after them. That wait's loop keeps the first half of the exponentials
   // above the wait for the first part.
   static constexpr bool kEarlyKeys = kEarlyKeys_;
-  static constexpr int kHeadDim = kHeadDim_, kTileN = 128, kWarpgroups = kWarpgroups_;
+  static constexpr int kHeadDim = kHeadDim_, kTileN = 128, kPartN = kTileN, kWarpgroups = kWarpgroups_;
   static constexpr int kStages = 2, kVStages = kHeadDim == 256 ? 1 : 2;  // a second tile of V does not fit beside Q, in 8 and 16 bits, at head_dim 256
   static constexpr int kTileM = 64 * kWarpgroups;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
