@@ -28,20 +28,17 @@ struct TileBias {
     } else {
       const uint16_t* q[2] = {row_of<uint16_t>(p.q, w.tensor_batch, rows[0], place[0].head), row_of<uint16_t>(p.q, w.tensor_batch, rows[1], place[1].head)};
       const uint16_t* mean = static_cast<const uint16_t*>(p.k_mean) + (mean_row + min(first_tile + lane / 4 * stride, last_tile)) * dim + lane % 4 * 2;
-#pragma unroll 4  // loads of four steps in flight: nothing else hides them
-      for (int d = 0; d < dim; d += 16) {
-        uint32_t a[4];
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          const int at = d + k / 2 * 8 + lane % 4 * 2;
-          a[k] = k % 2 < T::kHalves ? load_pair(q[k % 2] + at, p.head_dim - at) : 0;
-        }
-        const uint32_t b0 = *reinterpret_cast<const uint32_t*>(mean + d), b1 = *reinterpret_cast<const uint32_t*>(mean + d + 8);
+      auto f16 = [&](const uint32_t(&a)[4], uint32_t b0, uint32_t b1) { ptx::mma_m16n8k16_f16(value, a, b0, b1); };
+      auto bf16 = [&](const uint32_t(&a)[4], uint32_t b0, uint32_t b1) { ptx::mma_m16n8k16_bf16(value, a, b0, b1); };
+      if (T::kEagerBias && p.q.aligned16 && p.head_dim % 16 == 0) {
         if (p.q.dtype == DType::f16) {
-          ptx::mma_m16n8k16_f16(value, a, b0, b1);
+          in_16_bits<T, true>(q, mean, p.head_dim, dim, f16);
         } else {
-          ptx::mma_m16n8k16_bf16(value, a, b0, b1);
+          in_16_bits<T, true>(q, mean, p.head_dim, dim, bf16);
         }
+      } else {
+        in_16_bits<T, false>(q, mean, p.head_dim, dim,
+                             [&](const uint32_t(&a)[4], uint32_t b0, uint32_t b1) { p.q.dtype == DType::f16 ? f16(a, b0, b1) : bf16(a, b0, b1); });
       }
     }
 #pragma unroll
@@ -49,6 +46,27 @@ struct TileBias {
   }
 
  private:
+  // kWords: any pair of q is a word inside of its row. Without a branch between them the loads of four steps are on their way together.
+  template <class T, bool kWords, class Multiply>
+  __device__ __forceinline__ static void in_16_bits(const uint16_t* const (&q)[2], const uint16_t* mean, int head_dim, int dim, Multiply multiply) {
+#pragma unroll 4
+    for (int d = 0; d < dim; d += 16) {
+      uint32_t a[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const int at = d + k / 2 * 8 + threadIdx.x % 4 * 2;
+        if (k % 2 >= T::kHalves) {
+          a[k] = 0;
+        } else if constexpr (kWords) {
+          a[k] = *reinterpret_cast<const uint32_t*>(q[k % 2] + at);
+        } else {
+          a[k] = load_pair(q[k % 2] + at, head_dim - at);
+        }
+      }
+      multiply(a, *reinterpret_cast<const uint32_t*>(mean + d), *reinterpret_cast<const uint32_t*>(mean + d + 8));
+    }
+  }
+
   // f32 inputs keep f32 means, and no tensor core instruction multiplies them exactly.
   template <class T>
   __device__ __forceinline__ void in_f32(const AttentionParams& p, const Work& w, const std::int64_t (&rows)[2], const RowPlace (&place)[2],

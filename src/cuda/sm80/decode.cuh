@@ -16,6 +16,7 @@ template <int kHeadDim_, int kHalves_>
 struct DecodeTraits : Traits<Qk::s8, Pv::u8, kHeadDim_, kTile> {
   using Base = Traits<Qk::s8, Pv::u8, kHeadDim_, kTile>;
   static constexpr int kHalves = kHalves_;
+  static constexpr bool kEagerBias = true;
   static constexpr int kWarps = 4, kSlots = 3, kPieceBytes = 8192, kRingBytes = kSlots * kPieceBytes;
   static constexpr int kPieces = kHeadDim_ / 64;  // of K, and as many of V
   static constexpr int kPieceKeys = kTile / kPieces, kPieceDims = 64;
