@@ -121,14 +121,16 @@ Variant variant_of(const Problem& p) {
   }
 }
 
-template <class F>
-sm80::AttentionKernel by_head_dim(std::int64_t dim, Variant v, F d64, F d128, F d256) {
+template <class V>
+sm80::AttentionKernel by_head_dim(std::int64_t dim, V v, sm80::AttentionKernel (*d64)(V), sm80::AttentionKernel (*d128)(V), sm80::AttentionKernel (*d256)(V)) {
   return dim <= 64 ? d64(v) : dim <= 128 ? d128(v) : d256(v);
 }
 
+std::int64_t widest_head(const Problem& p) { return std::max(p.head_dim, p.head_dim_v); }
+
 sm80::AttentionKernel kernel_of(const Problem& p) {
   using namespace sm80;
-  const std::int64_t dim = std::max(p.head_dim, p.head_dim_v);
+  const std::int64_t dim = widest_head(p);
   const Variant v = variant_of(p);
   switch (v) {
     case Variant::f16:
@@ -165,7 +167,6 @@ AttentionParams common_params(const Call& call, const Sequence& sequence) {
   x.heads_kv = static_cast<int>(p.num_heads_kv);
   x.head_dim = static_cast<int>(p.head_dim);
   x.head_dim_v = static_cast<int>(p.head_dim_v);
-  x.q_tiles = static_cast<int>(div_up(p.seqlen_q, kTile));
   x.mask = p.mask;
   x.scale_log2 = std::fabs(p.softmax_scale) * kLog2e;
   x.bias_log2 = p.softmax_scale * kLog2e;
@@ -173,8 +174,9 @@ AttentionParams common_params(const Call& call, const Sequence& sequence) {
   return x;
 }
 
-/// Attention, and the merge of its splits. x.splits is set here; the workspace of the splits is taken even while measuring.
-void attend(const Call& call, Workspace& ws, AttentionParams x) {
+/// Attention by x.q_tiles blocks for each split of each of `heads`, and the merge of the splits. x.splits and x.stages are set here; the workspace of the
+/// splits is taken even while measuring.
+void attend(const Call& call, Workspace& ws, AttentionParams x, const sm80::AttentionKernel& k, std::int64_t heads) {
   const Problem& p = call.problem;
   const SplitPlan split = split_plan(p);
   x.splits = static_cast<int>(split.count);
@@ -185,31 +187,22 @@ void attend(const Call& call, Workspace& ws, AttentionParams x) {
     x.partial_sum = ws.take<float>(x.splits * rows * 2);
   }
   if (ws.measuring()) return;
-  const sm80::AttentionKernel k = kernel_of(p);
-  x.stages = 2 * k.stage_bytes + 1024 <= max_shared_bytes(p.device.index) ? 2 : 1;
-  const std::int64_t blocks = p.batch * p.num_heads_q * x.splits * x.q_tiles;
-  launch(k.kernel, blocks, 256, std::int64_t{k.stage_bytes} * x.stages, stream_of(call.stream), x);
+  x.stages = k.stages * k.stage_bytes + 1024 <= max_shared_bytes(p.device.index) ? k.stages : 1;
+  launch(k.kernel, p.batch * heads * x.splits * x.q_tiles, k.threads, std::int64_t{k.stage_bytes} * x.stages, stream_of(call.stream), x);
   if (x.splits == 1) return;
   combine_splits({x.sequence, x.partial_out, x.partial_sum, x.mean_dot, x.splits, x.heads_q, x.head_dim_v, x.out, x.out_batch, x.out_seq, x.out_head,
                   x.out_dtype, x.lse, x.lse_batch, x.lse_head, x.lse_seq},
                  stream_of(call.stream));
 }
 
-}  // namespace
-
-void run_sm80_exact(const Call& call, Workspace& ws) {
-  const DeviceGuard guard(call.problem.device.index);
-  AttentionParams x = common_params(call, make_sequence(call.problem, call.args.sequences));
-  x.scale_log2 = x.bias_log2;  // no codes to fold the sign into
-  x.k = make_view(call.args.k);
-  x.v = make_view(call.args.v);
-  attend(call, ws, x);
+/// By the kernels that take blocks of 128 rows of a head.
+void attend_by_row_blocks(const Call& call, Workspace& ws, AttentionParams x) {
+  x.q_tiles = static_cast<int>(div_up(call.problem.seqlen_q, kTile));
+  attend(call, ws, x, kernel_of(call.problem), call.problem.num_heads_q);
 }
 
-void run_sm80_quantized(const Call& call, Workspace& ws) {
+AttentionParams quantized_params(const Call& call, const Operands& o) {
   const Problem& p = call.problem;
-  const DeviceGuard guard(p.device.index);
-  const Operands o = prepare(call, ws);
   AttentionParams x = common_params(call, o.sequence);
   x.q8 = o.q.codes;
   x.q_scale = o.q.scale;
@@ -227,7 +220,35 @@ void run_sm80_quantized(const Call& call, Workspace& ws) {
   x.lazy_octaves = p.scheme.p_ref == core::PReference::lazy ? p.scheme.lazy_octaves : 0.0f;
   x.tile_reference = p.scheme.p_ref == core::PReference::tile;
   x.sum_quantized = p.scheme.p_sum == core::PSum::quantized;
-  attend(call, ws, x);
+  return x;
+}
+
+}  // namespace
+
+void run_sm80_exact(const Call& call, Workspace& ws) {
+  const DeviceGuard guard(call.problem.device.index);
+  AttentionParams x = common_params(call, make_sequence(call.problem, call.args.sequences));
+  x.scale_log2 = x.bias_log2;  // no codes to fold the sign into
+  x.k = make_view(call.args.k);
+  x.v = make_view(call.args.v);
+  attend_by_row_blocks(call, ws, x);
+}
+
+void run_sm80_quantized(const Call& call, Workspace& ws) {
+  const DeviceGuard guard(call.problem.device.index);
+  const Operands o = prepare(call, ws);
+  attend_by_row_blocks(call, ws, quantized_params(call, o));
+}
+
+void run_sm80_decode(const Call& call, Workspace& ws) {
+  const Problem& p = call.problem;
+  const DeviceGuard guard(p.device.index);
+  const Operands o = prepare(call, ws);
+  AttentionParams x = quantized_params(call, o);
+  const std::int64_t rows = p.group() * p.seqlen_q;
+  const int halves = rows <= 8 ? 1 : 2;
+  x.q_tiles = static_cast<int>(div_up(rows, 8 * halves));
+  attend(call, ws, x, by_head_dim(widest_head(p), halves, sm80::decode_int8_i8_d64, sm80::decode_int8_i8_d128, sm80::decode_int8_i8_d256), p.num_heads_kv);
 }
 
 std::string quantize_why_not(const core::QuantizeProblem& p) {

@@ -20,6 +20,7 @@ Operands prepare(const core::Call& call, core::Workspace& ws, bool e4m3_tiles = 
 
 void run_sm80_exact(const core::Call& call, core::Workspace& ws);
 void run_sm80_quantized(const core::Call& call, core::Workspace& ws);
+void run_sm80_decode(const core::Call& call, core::Workspace& ws);
 
 /// What the rows of sm80 run in place of the scheme that was asked for.
 core::Scheme sm80_executes(const core::Problem& p);

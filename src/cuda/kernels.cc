@@ -2,6 +2,7 @@
 
 #include "core/kernel.h"
 #include "cuda/attention_call.h"
+#include "cuda/tuning.h"
 #if defined(CHITU_CUDA_SM90)
 #include "cuda/sm90_rows.h"
 #endif
@@ -72,6 +73,14 @@ std::string int8_i8_why_not(const Problem& p) {
   return {};
 }
 
+std::string decode_int8_i8_why_not(const Problem& p) {
+  if (p.scheme.method != Method::chitu_int8) return "computes method chitu_int8 only";
+  if (p.seqlen_q > kDecodeRows) return core::concat("takes up to ", kDecodeRows, " query rows per head, a decoding step, not ", p.seqlen_q);
+  if (p.packed) return "does not take packed sequences (cu_seqlens)";
+  if (p.dense_mask != core::DenseMask::none) return "does not take a dense mask";
+  return int8_i8_why_not(p);
+}
+
 constexpr core::Kernel kTable[] = {
 #if defined(CHITU_CUDA_SM90)
     {"sm90_int8_f16", DeviceType::cuda, true, false, sm90_int8_f16_why_not, run_sm90_int8_f16, sm90_executes},
@@ -81,6 +90,7 @@ constexpr core::Kernel kTable[] = {
     {"sm80_f16_f16", DeviceType::cuda, true, false, f16_f16_why_not, run_sm80_exact, sm80_executes},
     {"sm80_int8_i8", DeviceType::cuda, true, false, int8_i8_why_not, run_sm80_quantized, sm80_executes},
     {"sm80_int8_f8", DeviceType::cuda, true, false, int8_f8_why_not, run_sm80_quantized, sm80_executes},
+    {"sm80_decode_int8_i8", DeviceType::cuda, false, false, decode_int8_i8_why_not, run_sm80_decode, sm80_executes},
 #if defined(CHITU_CUDA_SM90)
     {"sm90_int8_f16_varlen", DeviceType::cuda, false, false, sm90_int8_f16_varlen_why_not, run_sm90_int8_f16, sm90_executes},
     {"sm90_f16_f16_varlen", DeviceType::cuda, false, false, sm90_f16_f16_varlen_why_not, run_sm90_f16_f16, sm90_executes},

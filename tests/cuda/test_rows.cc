@@ -150,6 +150,15 @@ std::vector<Case> cases() {
       {"no_key", shape(1, 3, 0, 1, 1, 64, 64)},
       {"decode", shape(2, 1, 3000, 8, 2, 128, 128)},
       {"decode_causal_rows", with(shape(1, 5, 2100, 4, 1, 64, 64), [](CallSpec& s) { s.mask = Mask::causal(); })},
+      {"decode_d256", shape(1, 3, 1300, 4, 1, 256, 256)},
+      {"decode_d96_v40", shape(1, 2, 1300, 3, 1, 96, 40)},
+      {"decode_window", with(shape(1, 7, 1400, 2, 1, 64, 64), [](CallSpec& s) { s.mask = Mask::window(700, 0); })},
+      {"decode_padded", with(shape(3, 1, 1200, 2, 1, 128, 128),
+                             [](CallSpec& s) {
+                               s.lens_k = {1200, 0, 129}, s.softmax_scale = -0.1f;
+                             })},
+      {"decode_dominant_key", with(shape(1, 4, 1300, 2, 1, 64, 64), [](CallSpec& s) { s.input_set = "16-gap6-mean1"; })},
+      {"decode_weak_token", with(shape(1, 4, 1300, 3, 1, 128, 128), [](CallSpec& s) { s.input_set = "17-weak"; })},
       {"causal", with(d128, [](CallSpec& s) { s.mask = Mask::causal(); })},
       {"causal_top_left", with(d128, [](CallSpec& s) { s.mask = Mask::causal_top_left(); })},
       {"causal_more_queries", with(shape(1, 300, 100, 2, 2, 64, 64), [](CallSpec& s) { s.mask = Mask::causal(); })},

@@ -12,10 +12,10 @@ namespace chitu::cuda::sm80 {
 
 constexpr int kMagic = 0x4b400000;  // the bits of 1.5 * 2^23: an int8 product summed onto it is a float, 12582912 + S, without a conversion
 
-// s = Q K^T of one tile. Scores of int8 come with kMagic added.
-template <class T>
+// s = Q K^T of kCount blocks of 8 keys from block `first` on, which lie at k_rows. Scores of int8 come with kMagic added.
+template <class T, int kCount>
 __device__ __forceinline__ void multiply_qk(const AttentionParams& p, const QueryRows& rows, const uint32_t (&q)[T::kQInRegisters ? T::kSteps : 1][4],
-                                            uint32_t k_tile, typename T::Score (&s)[T::kBlocks][4]) {
+                                            int first, uint32_t k_rows, typename T::Score (&s)[T::kBlocks][4]) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int step = 0; step < T::kSteps; step += 2) {
@@ -30,9 +30,9 @@ __device__ __forceinline__ void multiply_qk(const AttentionParams& p, const Quer
       }
     }
 #pragma unroll
-    for (int j = 0; j < T::kBlocks; ++j) {
+    for (int j = first; j < first + kCount; ++j) {
       uint32_t b[4];
-      ptx::ldmatrix_x4(b, k_tile + chunk_offset<T::kRowK>(8 * j + lane % 8, 2 * step + lane / 8));
+      ptx::ldmatrix_x4(b, k_rows + chunk_offset<T::kRowK>(8 * (j - first) + lane % 8, 2 * step + lane / 8));
       if constexpr (T::kInt8Qk) {
         if (step == 0) {
           ptx::mma_m16n8k32_s8(s[j], a[0], b[0], b[1], kMagic);
@@ -65,22 +65,24 @@ __device__ __forceinline__ void scale_scores(const AttentionParams& p, const Que
 #pragma unroll
       for (int e = 0; e < 4; ++e) x[j][e] = s[j][e] * rows.scale[e / 2];
   } else {
-    const float c[2][2] = {{rows.scale[0] * k_scale[0], rows.scale[0] * k_scale[1]}, {rows.scale[1] * k_scale[0], rows.scale[1] * k_scale[1]}};
+    float c[2][2];
+#pragma unroll
+    for (int r = 0; r < T::kHalves; ++r) c[r][0] = rows.scale[r] * k_scale[0], c[r][1] = rows.scale[r] * k_scale[1];
 #pragma unroll
     for (int j = 0; j < T::kBlocks; ++j)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) x[j][e] = __int_as_float(s[j][e]) - __int_as_float(kMagic);
+      for (int e = 0; e < 2 * T::kHalves; ++e) x[j][e] = __int_as_float(s[j][e]) - __int_as_float(kMagic);
     if (token_scale == nullptr) {
 #pragma unroll
       for (int j = 0; j < T::kBlocks; ++j)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) x[j][e] *= c[e / 2][j / 8];
+        for (int e = 0; e < 2 * T::kHalves; ++e) x[j][e] *= c[e / 2][j / 8];
     } else {
 #pragma unroll
       for (int j = 0; j < T::kBlocks; ++j) {
         const float2 k = *reinterpret_cast<const float2*>(token_scale + 8 * j);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) x[j][e] *= rows.scale[e / 2] * (e % 2 ? k.y : k.x);
+        for (int e = 0; e < 2 * T::kHalves; ++e) x[j][e] *= rows.scale[e / 2] * (e % 2 ? k.y : k.x);
       }
     }
   }
@@ -130,8 +132,9 @@ __device__ __forceinline__ void fold_pv_half(uint32_t v_tile, int block, const u
   }
 }
 
+// The same; the rows of those channels lie at v_rows.
 template <class T>
-__device__ __forceinline__ void fold_pv_int8(uint32_t v_tile, int block, const uint32_t (&pk)[T::kWords], const Fold& fold, float (&o)[T::kHeadDim / 8][4]) {
+__device__ __forceinline__ void fold_pv_int8(uint32_t v_rows, int block, const uint32_t (&pk)[T::kWords], const Fold& fold, float (&o)[T::kHeadDim / 8][4]) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
@@ -139,7 +142,7 @@ __device__ __forceinline__ void fold_pv_int8(uint32_t v_tile, int block, const u
 #pragma unroll
     for (int u = 0; u < T::kTileN / 32; u += 2) {
       uint32_t b[4];
-      ptx::ldmatrix_x4(b, v_tile + chunk_offset<T::kRowV>(32 * block + 8 * c + lane % 8, 2 * u + lane / 8));
+      ptx::ldmatrix_x4(b, v_rows + chunk_offset<T::kRowV>(8 * c + lane % 8, 2 * u + lane / 8));
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const uint32_t a[4] = {pk[4 * (u + h)], pk[4 * (u + h) + 1], pk[4 * (u + h) + 2], pk[4 * (u + h) + 3]};
@@ -147,7 +150,7 @@ __device__ __forceinline__ void fold_pv_int8(uint32_t v_tile, int block, const u
       }
     }
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
+    for (int e = 0; e < 2 * T::kHalves; ++e) {
       float& y = o[4 * block + c][e];
       y = fmaf(y, fold.keep[e / 2], (__int_as_float(acc[e]) - __int_as_float(kMagic)) * fold.weight[e / 2]);
     }
@@ -162,7 +165,7 @@ __device__ __forceinline__ void add_shift(const float* mean, int head_dim_v, con
     const int d = 8 * n + threadIdx.x % 4 * 2;
     const float mean0 = d < head_dim_v ? mean[d] : 0.0f, mean1 = d + 1 < head_dim_v ? mean[d + 1] : 0.0f;
 #pragma unroll
-    for (int e = 0; e < 4; ++e) o[n][e] = fmaf(fold.shift[e / 2], e % 2 ? mean1 : mean0, o[n][e]);
+    for (int e = 0; e < 2 * T::kHalves; ++e) o[n][e] = fmaf(fold.shift[e / 2], e % 2 ? mean1 : mean0, o[n][e]);
   }
 }
 
@@ -198,16 +201,15 @@ struct Attention {
     bias[0] = bias[1] = 0.0f;
     if (p.k_mean == nullptr) return;
     const int tile = n * T::kTileN / kTile;
-    if (first || (tile % kBiasTiles == 0 && n * T::kTileN % kTile == 0)) tile_bias.compute(p, w, i, tile / kBiasTiles * kBiasTiles);
+    if (first || (tile % kBiasTiles == 0 && n * T::kTileN % kTile == 0))
+      tile_bias.compute<T>(p, w, {{i, w.head}, {i + 8, w.head}}, tile / kBiasTiles * kBiasTiles, 1);
     bias[0] = tile_bias.of(tile, 0);
     bias[1] = tile_bias.of(tile, 1);
   }
 
   __device__ __forceinline__ ValueTile value_tile(int n) const {
     if constexpr (T::kPv == Pv::u8) {
-      const std::int64_t tile = head_tiles + n;
-      const float* t = p.token_scale + tile * kTile;
-      return {t + threadIdx.x % 4 * 2, t[0], p.shift_limit[tile]};
+      return ValueTile::load(p, head_tiles + n);
     } else {
       return {};
     }
@@ -237,16 +239,16 @@ struct Attention {
       const ValueTile v = value_tile(n);  // read before the product, which hides the latency
       bias_of_tile(n, first, bias);
       typename T::Score s[T::kBlocks][4];
-      multiply_qk<T>(p, rows, q, stage, s);
+      multiply_qk<T, T::kBlocks>(p, rows, q, 0, stage, s);
       scale_scores<T>(p, rows, scale, token_scale, s, x);
-      if (!w.full(i - threadIdx.x % 32 / 4, n * T::kTileN, T::kTileN)) mask_band<T>(w, i, n, x);
+      if (!w.full(i - threadIdx.x % 32 / 4, n * T::kTileN, T::kTileN)) mask_band<T>(w, {{i, w.head}, {i + 8, w.head}}, n, x);
       if (p.dense != nullptr) mask_dense<T>(p, w, i, n, x);
       weights(v, bias, x, pk, fold);
     }
 #pragma unroll
     for (int block = 0; block < T::kHeadDim / 32; ++block) {
       if constexpr (T::kInt8Pv) {
-        fold_pv_int8<T>(stage + T::kKBytes, block, pk, fold, o);
+        fold_pv_int8<T>(stage + T::kKBytes + block * 32 * T::kRowV, block, pk, fold, o);
       } else {
         fold_pv_half<T>(stage + T::kKBytes, block, pk, fold, o);
       }
@@ -265,7 +267,7 @@ struct Attention {
     state.reset();
     if (w.n_begin < w.n_end) {
       load_tile<T>(p, w, shared, w.n_begin);
-      rows.template init<T>(p, w, i);
+      rows.template init<T>(p, w, {{i, w.head}, {i + 8, w.head}});
       uint32_t q[T::kQInRegisters ? T::kSteps : 1][4];
       if constexpr (T::kQInRegisters) {
 #pragma unroll
@@ -285,7 +287,7 @@ struct Attention {
         if (p.stages == 2) stage ^= 1;
       }
     }
-    epilogue<T>(p, w, i, state, o);
+    epilogue<T>(p, w, {{i, w.head}, {i + 8, w.head}}, state, 0, o);
   }
 };
 

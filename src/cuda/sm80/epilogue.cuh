@@ -27,17 +27,19 @@ __device__ __forceinline__ std::int64_t partial_row(const Sequence& s, int split
   return ((split * batches + tensor_batch) * heads_q + head) * s.q_rows + row;
 }
 
-template <class T>
-__device__ __forceinline__ void epilogue(const AttentionParams& p, const Work& w, int i, const RowState& state, float (&o)[T::kHeadDim / 8][4]) {
+// o: channels 8 * first_block and following, kBlocks blocks of 8.
+template <class T, int kBlocks>
+__device__ __forceinline__ void epilogue(const AttentionParams& p, const Work& w, const RowPlace (&place)[2], const RowState& state, int first_block,
+                                         const float (&o)[kBlocks][4]) {
   const int t = threadIdx.x % 4;
   const float* v_scale = p.v_scale == nullptr ? nullptr : p.v_scale + (static_cast<std::int64_t>(w.batch) * p.heads_kv + w.head_kv) * p.head_dim_v;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int r = 0; r < T::kHalves; ++r) {
     constexpr bool kWhole = T::kPv == Pv::u8, kTwoSums = T::kPv == Pv::u8 || T::kPv == Pv::e4m3;
     const float share = quad_sum(state.l[r]);
     const float l = kWhole || p.sum_quantized ? state.l[r] : share;
     const float true_sum = kWhole ? state.lse_sum[r] : kTwoSums ? quad_sum(state.lse_sum[r]) : l;
-    const int row = i + 8 * r;
+    const int row = place[r].row, head = place[r].head;
     if (row >= w.q_len) continue;
     const bool empty = l == 0.0f;  // not "l > 0": that would hide NaN
     const float inverse = empty ? 0.0f : 1.0f / l;
@@ -46,27 +48,27 @@ __device__ __forceinline__ void epilogue(const AttentionParams& p, const Work& w
     void* out = p.out;
     DType dtype = p.out_dtype;
     if (p.splits > 1) {
-      const std::int64_t partial = partial_row(p.sequence, w.split, p.heads_q, w.tensor_batch, w.head, w.q_row0 + row);
+      const std::int64_t partial = partial_row(p.sequence, w.split, p.heads_q, w.tensor_batch, head, w.q_row0 + row);
       at = partial * p.head_dim_v;
       out = p.partial_out;
       dtype = DType::f32;
-      if (t == 0) {
+      if (t == 0 && first_block == 0) {
         p.partial_sum[2 * partial] = empty ? minus_infinity() : state.m[r] + log2f(l) - p.range_log2;
         p.partial_sum[2 * partial + 1] = log_sum;
       }
     } else {
-      at = w.tensor_batch * p.out_batch + (w.q_begin + row) * p.out_seq + w.head * p.out_head;
-      if (p.lse != nullptr && t == 0) {
+      at = w.tensor_batch * p.out_batch + (w.q_begin + row) * p.out_seq + head * p.out_head;
+      if (p.lse != nullptr && t == 0 && first_block == 0) {
         float lse = log_sum * 0.6931471805599453f;
         if (p.mean_dot != nullptr && true_sum != 0.0f) {
-          lse += p.mean_dot[(w.tensor_batch * p.heads_q + w.head) * p.sequence.q_rows + w.q_row0 + row];
+          lse += p.mean_dot[(w.tensor_batch * p.heads_q + head) * p.sequence.q_rows + w.q_row0 + row];
         }
-        p.lse[w.tensor_batch * p.lse_batch + w.head * p.lse_head + (w.q_begin + row) * p.lse_seq] = lse;
+        p.lse[w.tensor_batch * p.lse_batch + head * p.lse_head + (w.q_begin + row) * p.lse_seq] = lse;
       }
     }
 #pragma unroll
-    for (int n = 0; n < T::kHeadDim / 8; ++n) {
-      const int d = 8 * n + 2 * t, valid = p.head_dim_v - d;
+    for (int n = 0; n < kBlocks; ++n) {
+      const int d = 8 * (first_block + n) + 2 * t, valid = p.head_dim_v - d;
       if (valid <= 0) continue;
       float a = o[n][2 * r] * inverse, b = o[n][2 * r + 1] * inverse;
       if (v_scale != nullptr) {

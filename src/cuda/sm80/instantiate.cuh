@@ -7,7 +7,7 @@ namespace chitu::cuda::sm80 {
 
 template <class T>
 AttentionKernel describe() {
-  return {attention_kernel<T>, T::kTileN, T::kStageBytes};
+  return {attention_kernel<T>, kThreads, 2, T::kStageBytes};
 }
 
 template <int kHeadDim>

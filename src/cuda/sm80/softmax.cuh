@@ -38,11 +38,11 @@ struct Fold {
 };
 
 template <class T>
-__device__ __forceinline__ void mask_band(const Work& w, int i, int n, float (&x)[T::kBlocks][4]) {
+__device__ __forceinline__ void mask_band(const Work& w, const RowPlace (&place)[2], int n, float (&x)[T::kBlocks][4]) {
   const int first_key = n * T::kTileN + threadIdx.x % 4 * 2;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const core::KeyRange keys = w.keys(i + 8 * r);
+  for (int r = 0; r < T::kHalves; ++r) {
+    const core::KeyRange keys = w.keys(place[r].row);
     const int lo = static_cast<int>(keys.begin) - first_key, count = static_cast<int>(keys.end - keys.begin);
 #pragma unroll
     for (int j = 0; j < T::kBlocks; ++j)
@@ -85,8 +85,9 @@ __device__ __forceinline__ void mask_dense(const AttentionParams& p, const Work&
 
 template <class T>
 __device__ __forceinline__ void row_max(const float (&x)[T::kBlocks][4], float (&top)[2]) {
+  top[1] = minus_infinity();
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int r = 0; r < T::kHalves; ++r) {
     float a = ptx::max_nan(x[0][2 * r], x[0][2 * r + 1]);
 #pragma unroll
     for (int j = 1; j < T::kBlocks; ++j) a = ptx::max_nan(a, ptx::max_nan(x[j][2 * r], x[j][2 * r + 1]));
@@ -101,7 +102,7 @@ __device__ __forceinline__ void exponentials(float (&x)[T::kBlocks][4], const fl
 #pragma unroll
   for (int j = 0; j < T::kBlocks; ++j)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
+    for (int e = 0; e < 2 * T::kHalves; ++e) {
       x[j][e] = ptx::exp2_approx(x[j][e] + offset[e / 2]);
       part[e] += x[j][e];
     }
@@ -112,9 +113,10 @@ __device__ __forceinline__ void exponentials(float (&x)[T::kBlocks][4], const fl
 __device__ __forceinline__ float finite_or_zero_max(float m) { return m == minus_infinity() ? 0.0f : m; }
 
 // The running maximum of each row with the tile's level; keep = what earlier sums are multiplied by.
+template <class T>
 __device__ __forceinline__ void raise(const float (&level)[2], const float (&slack)[2], RowState& state, float (&keep)[2]) {
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int r = 0; r < T::kHalves; ++r) {
     const float m1 = level[r] <= state.m[r] + slack[r] ? state.m[r] : level[r];
     keep[r] = m1 == state.m[r] ? 1.0f : ptx::exp2_approx(state.m[r] - m1);
     state.m[r] = m1;
@@ -156,7 +158,7 @@ __device__ __forceinline__ void weights_half(const AttentionParams& p, const flo
   row_max<T>(x, top);
   const float level[2] = {top[0] + bias[0], top[1] + bias[1]};
   const float slack[2] = {fabsf(top[0]) < kLazyLimit ? p.lazy_octaves : 0.0f, fabsf(top[1]) < kLazyLimit ? p.lazy_octaves : 0.0f};
-  raise(level, slack, state, fold.keep);
+  raise<T>(level, slack, state, fold.keep);
   // bias - m, but not by way of the bias: where it is huge, its rounding would put the level octaves away from the tile's largest key
 #pragma unroll
   for (int r = 0; r < 2; ++r) offset[r] = (top[r] == minus_infinity() ? 0.0f : level[r] - state.m[r] - top[r]) + p.range_log2;
@@ -179,7 +181,7 @@ __device__ __forceinline__ void weights_e4m3(const AttentionParams& p, const flo
   float top[2], offset[2], sum[2];
   row_max<T>(x, top);
   const float level[2] = {top[0] + bias[0], top[1] + bias[1]};
-  raise(level, {0.0f, 0.0f}, state, fold.keep);
+  raise<T>(level, {0.0f, 0.0f}, state, fold.keep);
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float m = finite_or_zero_max(state.m[r]);
@@ -214,7 +216,7 @@ __device__ __forceinline__ void codes_of_p(const float (&x)[T::kBlocks][4], floa
 #pragma unroll
   for (int j = 0; j < T::kBlocks; j += 2)
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
+    for (int r = 0; r < T::kHalves; ++r) {
       uint32_t c[4];
 #pragma unroll
       for (int e = 0; e < 4; ++e) c[e] = __float_as_uint(fmaf(x[j + e / 2][2 * r + e % 2], range, kMagic));
@@ -230,7 +232,7 @@ __device__ __forceinline__ void weights_s8(const float (&bias)[2], float (&x)[T:
   float top[2], offset[2], sum[2];
   row_max<T>(x, top);
   const float level[2] = {top[0] + bias[0], top[1] + bias[1]};
-  raise(level, {0.0f, 0.0f}, state, fold.keep);
+  raise<T>(level, {0.0f, 0.0f}, state, fold.keep);
 #pragma unroll
   for (int r = 0; r < 2; ++r) offset[r] = bias[r] - finite_or_zero_max(state.m[r]);
   exponentials<T>(x, offset, sum);
@@ -248,25 +250,29 @@ struct ValueTile {
   const float* token_scale;  // of this thread's first key
   float tile_scale;
   float shift_limit;  // 0: a plain tile
+
+  static __device__ __forceinline__ ValueTile load(const AttentionParams& p, std::int64_t tile) {
+    const float* t = p.token_scale + tile * kTile;
+    return {t + threadIdx.x % 4 * 2, t[0], p.shift_limit[tile]};
+  }
 };
 
 // chitu_int8 (docs/methods.md part 2): u8 against the tile's maximum, three sums, the correction of dominated rows.
 template <class T>
 __device__ __forceinline__ void weights_u8(const ValueTile& v, const float (&bias)[2], float (&x)[T::kBlocks][4], uint32_t (&pk)[T::kWords], RowState& state,
                                            Fold& fold) {
-  float top[2], reference[2], raw[2], visible[2];
+  float top[2], reference[2], raw[2], visible[2] = {};
   row_max<T>(x, top);
   const float level[2] = {top[0] + bias[0], top[1] + bias[1]};
-  raise(level, {0.0f, 0.0f}, state, fold.keep);
+  raise<T>(level, {0.0f, 0.0f}, state, fold.keep);
   const bool flagged = v.shift_limit != 0.0f;
   if (flagged) {
-    visible[0] = visible[1] = 0.0f;
 #pragma unroll
     for (int j = 0; j < T::kBlocks; ++j) {
       const float2 t = *reinterpret_cast<const float2*>(v.token_scale + 8 * j);
       const float log_t[2] = {__log2f(t.x), __log2f(t.y)};
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
+      for (int e = 0; e < 2 * T::kHalves; ++e) {
         const float below = x[j][e] - finite_or_zero_max(top[e / 2]);  // first, so that a huge score swallows no log2 t
         visible[e / 2] += ptx::exp2_approx(below);
         x[j][e] = below + log_t[e % 2];
@@ -283,7 +289,7 @@ __device__ __forceinline__ void weights_u8(const ValueTile& v, const float (&bia
   codes_of_p<T>(x, 255.0f, pk, codes);
   bool any = false;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
+  for (int r = 0; r < T::kHalves; ++r) {
     const float sum = quad_sum(raw[r]), rounded = static_cast<float>(quad_sum(codes[r])) * (1.0f / 255.0f), lost = sum - rounded;
     const float true_sum = flagged ? quad_sum(visible[r]) : sum;
     const bool correct = flagged || fabsf(lost) > sum * 0.015625f;

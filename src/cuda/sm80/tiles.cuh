@@ -5,18 +5,21 @@
 
 namespace chitu::cuda::sm80 {
 
-// kRows rows of kRowBytes bytes; bytes from `valid_bytes` and rows from `valid_rows` on become zero and are not read.
-template <int kRows, int kRowBytes>
+// kRows rows of kRowBytes bytes to a multiple of 128; bytes from `valid_bytes` and rows from `valid_rows` on become zero and are not read. By kLoaders
+// threads: a block or a warp.
+template <int kRows, int kRowBytes, int kLoaders = kThreads>
 __device__ __forceinline__ void load_rows(uint32_t to, const void* from, std::int64_t row_stride, int valid_rows, int valid_bytes) {
-  constexpr int kChunks = kRowBytes / 16, kStep = kThreads / kChunks;
-  static_assert(kRows % kStep == 0 && kStep % 8 == 0);  // so the swizzle of a thread's chunk is the same in all its rows
-  const int row = threadIdx.x / kChunks, c = threadIdx.x % kChunks;
+  constexpr int kChunks = kRowBytes / 16, kStep = kLoaders / kChunks;
+  static_assert(kRows % kStep == 0 && (kStep % 8 == 0 || 8 % kStep == 0));
+  const unsigned loader = kLoaders == 32 ? threadIdx.x % 32 : threadIdx.x;
+  const int row = loader / kChunks, c = loader % kChunks;
   const int bytes = max(0, min(16, valid_bytes - c * 16));
   const char* at = static_cast<const char*>(from) + row * row_stride + c * 16;
   to += chunk_offset<kRowBytes>(row, c);
 #pragma unroll
   for (int k = 0; k < kRows / kStep; ++k) {
-    ptx::cp_async_16(to + k * kStep * kRowBytes, at, row + k * kStep < valid_rows ? bytes : 0);
+    const uint32_t flips = swizzle<kRowBytes>(k * kStep, 0) * 16;  // row < kStep: row + k * kStep has the bits of both; 0 where kStep is 8 or more
+    ptx::cp_async_16((to ^ flips) + k * kStep * kRowBytes, at, row + k * kStep < valid_rows ? bytes : 0);
     at += kStep * row_stride;
   }
 }
@@ -83,16 +86,16 @@ struct QueryRows {
   float scale[2];  // of the codes, with the softmax scale and log2 e
 
   template <class T>
-  __device__ __forceinline__ void init(const AttentionParams& p, const Work& w, int i) {
+  __device__ __forceinline__ void init(const AttentionParams& p, const Work& w, const RowPlace (&place)[2]) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const int row_index = min(i + 8 * r, w.q_len - 1);
+    for (int r = 0; r < T::kHalves; ++r) {
+      const int row_index = min(place[r].row, w.q_len - 1);
       if constexpr (T::kInt8Qk) {
-        const std::int64_t at = (w.tensor_batch * p.heads_q + w.head) * p.sequence.q_rows + w.q_row0 + row_index;
+        const std::int64_t at = (w.tensor_batch * p.heads_q + place[r].head) * p.sequence.q_rows + w.q_row0 + row_index;
         row[r] = p.q8 + at * code_dim(p.head_dim);
         scale[r] = p.scale_log2 * p.q_scale[at];
       } else {
-        row[r] = row_of<uint16_t>(p.q, w.tensor_batch, w.q_begin + row_index, w.head);
+        row[r] = row_of<uint16_t>(p.q, w.tensor_batch, w.q_begin + row_index, place[r].head);
         scale[r] = p.scale_log2;
       }
     }
@@ -105,7 +108,9 @@ struct QueryRows {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int byte = step * 32 + (i / 2) * 16 + t * 4;
-      if constexpr (T::kInt8Qk) {
+      if (i % 2 >= T::kHalves) {
+        a[i] = 0;
+      } else if constexpr (T::kInt8Qk) {
         const bool inside = step * 32 + (i / 2) * 16 < code_dim(p.head_dim);
         a[i] = inside ? *reinterpret_cast<const uint32_t*>(static_cast<const char*>(row[i % 2]) + byte) : 0;
       } else {

@@ -34,7 +34,9 @@ struct Traits {
   static constexpr int kSteps = kRowK / 32;                         // k-steps of QK, 32 bytes each
   static constexpr int kBlocks = kTileN / 8;                        // accumulator blocks of S: 8 keys
   static constexpr int kWords = kInt8Pv ? kTileN / 8 : kTileN / 4;  // registers of packed P
+  static constexpr int kHalves = 2;                                 // a warp's rows are the first 8 of a fragment, or all 16
   static constexpr bool kQInRegisters = kHeadDim <= 128;            // else Q is read again for every tile: O alone takes 128 registers
+  static constexpr bool kEagerBias = false;                         // its loads side by side: a block with one warp per tile has nothing else to do
   static constexpr int kBlocksPerSm = kHeadDim <= 64 && kTileN <= 64 ? 2 : 1;
   static_assert(!kInt8Pv || kTileN == kTile);
 };

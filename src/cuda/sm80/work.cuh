@@ -25,19 +25,16 @@ struct Work {
   }
 };
 
-// The block has no rows when i0 >= q_len.
+// One of the two rows of Q that a thread has in a fragment.
+struct RowPlace {
+  int row, head;  // query of the sequence; one behind its end is never written
+};
+
+// The sequence of the block, and the tiles that its rows [i0, i1) see of its split. No rows when i0 >= q_len.
 template <class T>
-__device__ __forceinline__ void decode_work(const AttentionParams& p, Work& w) {
-  int rest = blockIdx.x;
-  const int q_tile = p.q_tiles - 1 - rest % p.q_tiles;  // last rows first: under a causal mask they see most keys
-  rest /= p.q_tiles;
-  w.split = rest % p.splits;
-  rest /= p.splits;
-  w.head = rest % p.heads_q;
-  w.batch = rest / p.heads_q;
-  w.head_kv = w.head / (p.heads_q / p.heads_kv);
+__device__ __forceinline__ void locate(const AttentionParams& p, int i0, int i1, Work& w) {
   const SequenceRange r = p.sequence.range(w.batch);
-  w.i0 = q_tile * kTileM;
+  w.i0 = i0;
   w.q_len = static_cast<int>(r.q_len);
   w.k_len = static_cast<int>(r.k_len);
   if (w.i0 >= w.q_len) return;
@@ -50,7 +47,7 @@ __device__ __forceinline__ void decode_work(const AttentionParams& p, Work& w) {
   w.left = band.left;
   w.right = band.right;
   w.diagonal = band.diagonal;
-  core::KeyRange keys = band.keys(w.i0, min(w.i0 + kTileM, w.q_len));
+  core::KeyRange keys = band.keys(w.i0, min(i1, w.q_len));
   if (p.splits > 1) {
     const std::int64_t first = w.split * p.split_keys, last = first + p.split_keys;
     keys.begin = keys.begin < first ? first : keys.begin;
@@ -58,6 +55,19 @@ __device__ __forceinline__ void decode_work(const AttentionParams& p, Work& w) {
   }
   w.n_begin = static_cast<int>(keys.begin / T::kTileN);
   w.n_end = keys.end > keys.begin ? static_cast<int>(div_up(keys.end, T::kTileN)) : w.n_begin;
+}
+
+template <class T>
+__device__ __forceinline__ void decode_work(const AttentionParams& p, Work& w) {
+  int rest = blockIdx.x;
+  const int q_tile = p.q_tiles - 1 - rest % p.q_tiles;  // last rows first: under a causal mask they see most keys
+  rest /= p.q_tiles;
+  w.split = rest % p.splits;
+  rest /= p.splits;
+  w.head = rest % p.heads_q;
+  w.batch = rest / p.heads_q;
+  w.head_kv = w.head / (p.heads_q / p.heads_kv);
+  locate<T>(p, q_tile * kTileM, q_tile * kTileM + kTileM, w);
 }
 
 // Element (batch, row, head, 0) of a tensor of 16-bit or 32-bit elements.

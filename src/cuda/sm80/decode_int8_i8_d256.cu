@@ -1,0 +1,5 @@
+#include "cuda/sm80/decode.cuh"
+
+namespace chitu::cuda::sm80 {
+AttentionKernel decode_int8_i8_d256(int halves) { return decode_int8_i8<256>(halves); }
+}  // namespace chitu::cuda::sm80
