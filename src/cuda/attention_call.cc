@@ -79,11 +79,11 @@ Operands prepare(const Call& call, Workspace& ws, bool e4m3_tiles) {
   const KvScratch scratch = take_scratch(shape, ws);
   o.v = o.kv.v16 != nullptr ? v16_view(shape, o.kv.v16) : make_view(a.v);
   if (ws.measuring()) return o;
-  const View k = make_view(a.k);
-  prepare_k_statistics(shape, o.kv, scratch, k, stream);
+  const View k = make_view(a.k), v = make_view(a.v);
+  prepare_statistics(shape, o.kv, scratch, k, v, stream);
   const std::int64_t k_blocks = blocks_of(p.num_heads_kv, p.seqlen_k);
   quantize_rows({k_rows(shape, o.kv, scratch, k), q_rows(call, o), k_blocks}, k_blocks + q_blocks, stream);
-  prepare_v(shape, o.kv, scratch, make_view(a.v), stream);
+  prepare_v(shape, o.kv, scratch, v, stream);
   return o;
 }
 
@@ -257,11 +257,11 @@ void quantize_kv(const core::QuantizeCall& call, void* blob, Workspace& ws) {
   h.batch = p.batch, h.seqlen = p.seqlen_k, h.heads = p.num_heads_kv, h.head_dim = p.head_dim, h.head_dim_v = p.head_dim_v;
   write_header(h, blob, stream);
   const KvBuffers b = blob_buffers(shape, blob);
-  const View k = make_view(call.k);
-  prepare_k_statistics(shape, b, scratch, k, stream);
+  const View k = make_view(call.k), v = make_view(call.v);
+  prepare_statistics(shape, b, scratch, k, v, stream);
   const std::int64_t blocks = p.batch * p.num_heads_kv * div_up(p.seqlen_k, kTile);
   quantize_rows({k_rows(shape, b, scratch, k), {}, blocks}, blocks, stream);
-  prepare_v(shape, b, scratch, make_view(call.v), stream);
+  prepare_v(shape, b, scratch, v, stream);
 }
 
 void merge(const core::MergeCall& call) {

@@ -12,17 +12,18 @@ struct QuantizePairParams {
   std::int64_t k_blocks;  ///< 0: no K (it came quantized)
 };
 
+struct StatisticsPairParams {
+  StatisticsParams k, v;
+  std::int64_t k_blocks, k_heads;  ///< tiles of K, and (sequence, head)s; 0: no K
+};
+
 /// Codes of K and Q in one launch.
 void quantize_rows(const QuantizePairParams& p, std::int64_t blocks, cudaStream_t stream);
 
 /// Factors of the rotation, with weights of K's channels from the first tile of each sequence (core/key_weights.h).
 void key_factors(const KeyFactorsParams& p, cudaStream_t stream);
-/// Mean of K over each sequence; tiles: scratch.
-void sequence_mean(const StatisticsParams& p, cudaStream_t stream);
-/// absmax per channel over every `step`-th token of each sequence.
-void channel_absmax(const StatisticsParams& p, int step, cudaStream_t stream);
-/// c[d] of docs/methods.md part 1. absmax: of the samples.
-void channel_weights(const StatisticsParams& p, const float* absmax, cudaStream_t stream);
+/// Statistics of K and of V. Null: none.
+void statistics(const StatisticsParams* k, const StatisticsParams* v, cudaStream_t stream);
 
 /// copy: 16-bit V as it is; f16: a channel beyond f16 is scaled by a power of two; e4m3_tiles: in the layout of v8t.
 enum class VCodes { copy, f16, e4m3_as_f16, e4m3, e4m3_tiles, s8_tensor, s8_c3 };

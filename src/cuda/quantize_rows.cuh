@@ -125,10 +125,8 @@ __device__ __forceinline__ void rotate(float (&x)[kValues], const float* factor,
 __device__ __forceinline__ uint2 int8_codes(const float* x, float inv) {
   uint32_t c[8];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) c[i] = __float_as_uint(__fadd_rn(__fmul_rn(x[i], inv), 12582912.0f));  // |x * inv| < 127.5: no clamp
-  const uint32_t low = __byte_perm(__byte_perm(c[0], c[1], 0x0040), __byte_perm(c[2], c[3], 0x0040), 0x5410);
-  const uint32_t high = __byte_perm(__byte_perm(c[4], c[5], 0x0040), __byte_perm(c[6], c[7], 0x0040), 0x5410);
-  return inv == 0.0f ? make_uint2(0, 0) : make_uint2(low, high);
+  for (int i = 0; i < 8; ++i) c[i] = int8_bits(__fmul_rn(x[i], inv));
+  return inv == 0.0f ? make_uint2(0, 0) : make_uint2(low_bytes(c[0], c[1], c[2], c[3]), low_bytes(c[4], c[5], c[6], c[7]));
 }
 
 __device__ __forceinline__ int group_in_block(int row, int block, int groups) { return row / block * groups + (groups == 1 ? 0 : row % 8 / (8 / groups)); }
