@@ -48,7 +48,7 @@ struct QuantizeRowsParams {
   bool tile_mean;
   int heads, head_dim;
   int heads_per_kv;            ///< q heads that share a row of sequence_mean and factor; k: 1
-  int block, groups;           ///< core::Grain within 128 rows; block 1: per token
+  int log2_block, log2_groups;  ///< core::Grain within 128 rows; block 1: per token
   const float* factor;         ///< [batch, num_heads_kv, code_dim]: sign of the rotation times (q) or divided by (k) the channel's weight. Null: no rotation
   const float* sequence_mean;  ///< [batch, num_heads_kv, head_dim]; k: subtracted; q: dotted into mean_dot. Null: none. Packed: batch is the sequence
   float* mean_dot;             ///< q: [tensor batch, heads, q_rows], softmax_scale * (q . mean), natural log units

@@ -1,5 +1,7 @@
 #include "cuda/prepass.h"
 
+#include <bit>
+
 namespace chitu::cuda {
 
 using core::Center;
@@ -127,6 +129,11 @@ void prepare_v(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, c
              stream);
 }
 
+void set_grain(QuantizeRowsParams& p, const core::Grain& g) {
+  p.log2_block = std::countr_zero(static_cast<std::uint32_t>(g.block));
+  p.log2_groups = std::countr_zero(static_cast<std::uint32_t>(g.groups));
+}
+
 QuantizeRowsParams k_rows(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k) {
   QuantizeRowsParams r{};
   r.x = k;
@@ -136,8 +143,7 @@ QuantizeRowsParams k_rows(const KvShape& s, const KvBuffers& b, const KvScratch&
   r.heads = s.heads;
   r.head_dim = s.head_dim;
   r.heads_per_kv = 1;
-  r.block = static_cast<int>(s.scheme.k_grain.block);
-  r.groups = s.scheme.k_grain.groups;
+  set_grain(r, s.scheme.k_grain);
   r.sequence_mean = b.sequence_mean;
   r.codes = b.k8;
   r.scale = b.k_scale;

@@ -50,6 +50,7 @@ QBuffers take_q(const core::Problem& p, const Sequence& s, bool mean_dot, core::
 /// What quantize_rows and prepare_v need to know first.
 void prepare_statistics(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k, const View& v, cudaStream_t stream);
 void prepare_v(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& v, cudaStream_t stream);
+void set_grain(QuantizeRowsParams& p, const core::Grain& g);
 QuantizeRowsParams k_rows(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k);
 
 /// The blob of a QuantizedKV: this header of 256 bytes, then the buffers of KvShape in the order of take_kv.

@@ -1,8 +1,10 @@
-// Statistics over a sequence: mean of K (sage), absmax and weights of V's channels. Tree and strided sums as docs/methods.md part 1 fixes them;
-// built without FMA contraction.
+// Statistics over a sequence: mean (sage) and weights of K's channels, absmax and weights of V's channels. Tree and strided sums as docs/methods.md part 1
+// fixes them; built without FMA contraction.
 #include <algorithm>
 #include <type_traits>
 
+#include "core/key_weights.h"
+#include "core/rotation.h"
 #include "cuda/quantize.h"
 #include "cuda/rows.cuh"
 
@@ -31,23 +33,27 @@ __device__ __forceinline__ void store_channels(float* to, const float (&x)[8], i
     if (e < channels) to[e] = x[e];
 }
 
-// Tree sum of x * 2^-7 over a tile, or absmax. A warp has 32 channels: lane l the chunk l % 4, rows l / 4 + 8i; so strides 64 .. 8 of the tree lie in a thread.
+// 32 channels of a tile in a warp: lane l has the chunk l % 4 of rows l / 4 + 8i, so that strides 64 .. 8 of a tree lie in a thread.
 template <class Element>
-__device__ __forceinline__ void tile_statistic(const StatisticsParams& p, uint32_t index) {
-  const KeyTile at(p.sequence, p.heads, index);
-  const int lane = threadIdx.x % 32, chunk = threadIdx.x / 32 * 4 + lane % 4;
-  if (at.count <= 0 || threadIdx.x / 32 * 32 >= p.head_dim) return;
-  const Chunk<Element> rows(p.x, at.range.tensor_batch, at.range.k_begin + at.first, at.head, at.count, p.head_dim, chunk);
+struct TileColumns {
   Vector8<Element> raw[16];
-  rows.load(raw, lane / 4, 8);
-  float y[8];
-  if (p.what == Statistic::mean) {
+  int chunk, channels;
+
+  __device__ __forceinline__ TileColumns(const View& v, const KeyTile& at, int head_dim) : chunk(threadIdx.x / 32 * 4 + threadIdx.x % 4) {
+    const Chunk<Element> rows(v, at.range.tensor_batch, at.range.k_begin + at.first, at.head, at.count, head_dim, chunk);
+    channels = rows.channels;
+    rows.load(raw, threadIdx.x % 32 / 4, 8);
+  }
+
+  // Tree sum of of(x, e) * 2^-7 over the tile, the same in all lanes of a chunk.
+  template <class Of>
+  __device__ __forceinline__ void sum(const Of& of, float (&y)[8]) const {
     // The slots hold x * 2^-7, so that the sum cannot overflow. f16 cannot overflow or vanish in f32: there one factor at the end gives the same bits.
     constexpr bool kLate = std::is_same_v<Element, __half>;
     auto slot = [&](int i, float(&x)[8]) {
       raw[i].unpack(x);
 #pragma unroll
-      for (int e = 0; e < 8; ++e) x[e] = kLate ? x[e] : __fmul_rn(x[e], 0.0078125f);
+      for (int e = 0; e < 8; ++e) x[e] = kLate ? of(x[e], e) : __fmul_rn(of(x[e], e), 0.0078125f);
     };
     tree_sum<1>(slot, 0, y);
 #pragma unroll
@@ -56,7 +62,9 @@ __device__ __forceinline__ void tile_statistic(const StatisticsParams& p, uint32
       for (int e = 0; e < 8; ++e) y[e] = __fadd_rn(y[e], __shfl_xor_sync(~0u, y[e], mask));
 #pragma unroll
     for (int e = 0; e < 8; ++e) y[e] = kLate ? __fmul_rn(y[e], 0.0078125f) : y[e];
-  } else {
+  }
+
+  __device__ __forceinline__ void absmax(float (&y)[8]) const {
 #pragma unroll
     for (int e = 0; e < 8; ++e) y[e] = 0.0f;
 #pragma unroll
@@ -71,7 +79,22 @@ __device__ __forceinline__ void tile_statistic(const StatisticsParams& p, uint32
 #pragma unroll
       for (int e = 0; e < 8; ++e) y[e] = absmax_nan(y[e], __shfl_xor_sync(~0u, y[e], mask));
   }
-  if (lane < 4) store_channels(p.tiles + at.tile * p.head_dim + chunk * 8, y, rows.channels);
+};
+
+__device__ __forceinline__ float itself(float x, int) { return x; }
+
+template <class Element>
+__device__ __forceinline__ void tile_statistic(const StatisticsParams& p, uint32_t index) {
+  const KeyTile at(p.sequence, p.heads, index);
+  if (at.count <= 0 || threadIdx.x / 32 * 32 >= p.head_dim) return;
+  const TileColumns<Element> columns(p.x, at, p.head_dim);
+  float y[8];
+  if (p.what == Statistic::mean) {
+    columns.sum(itself, y);
+  } else {
+    columns.absmax(y);
+  }
+  if (threadIdx.x % 32 < 4) store_channels(p.tiles + at.tile * p.head_dim + columns.chunk * 8, y, columns.channels);
 }
 
 // One block per tile, K's first.
@@ -82,6 +105,48 @@ __global__ void __launch_bounds__(kMaxHeadDim) tile_statistics_kernel(const __gr
   } else {
     tile_statistic<Element>(p.v, static_cast<uint32_t>(blockIdx.x - p.k_blocks));
   }
+}
+
+// Weights of K's channels: one block per (sequence, KV head), over its first tile if that is full. A warp per 32 channels.
+template <class Element>
+__global__ void __launch_bounds__(kMaxHeadDim) key_factors_kernel(const __grid_constant__ KeyFactorsParams p) {
+  __shared__ int exponent[kMaxHeadDim], median;
+  const uint32_t tiles = static_cast<uint32_t>(div_up(p.sequence.seqlen_k, kTile));
+  const int d = threadIdx.x;
+  exponent[d] = core::kNoExponent;
+  __syncthreads();
+  if (p.weights && tiles > 0) {
+    const KeyTile at(p.sequence, p.heads, blockIdx.x * tiles);
+    if (at.count == kTile) {
+      const TileColumns<Element> columns(p.x, at, p.head_dim);
+      float mean[8], residual[8];
+      columns.sum(itself, mean);
+#pragma unroll
+      for (int e = 0; e < 8; ++e) mean[e] = rounded_to(mean[e], Element{});
+      columns.sum([&](float x, int e) { return fabsf(__fsub_rn(x, mean[e])); }, residual);
+      if (d % 32 < 4) {
+#pragma unroll
+        for (int e = 0; e < 8; ++e)
+          if (e < columns.channels) exponent[columns.chunk * 8 + e] = core::key_exponent(residual[e]);
+      }
+    }
+  }
+  __syncthreads();
+  if (d < p.head_dim && exponent[d] != core::kNoExponent) {
+    int rank = 0, n = 0;
+    for (int j = 0; j < p.head_dim; ++j) {
+      n += exponent[j] != core::kNoExponent;
+      rank += exponent[j] < exponent[d] || (exponent[j] == exponent[d] && j < d);
+    }
+    if (rank == (n - 1) / 2) median = exponent[d];
+  }
+  __syncthreads();
+  if (d >= code_dim(p.head_dim)) return;
+  const int log2_weight = exponent[d] == core::kNoExponent ? 0 : core::key_weight_log2(exponent[d], median);
+  const std::int64_t at = blockIdx.x * static_cast<std::int64_t>(code_dim(p.head_dim)) + d;
+  const uint32_t sign = core::rotation_sign(d) ? 0x80000000u : 0u;
+  p.q_factor[at] = __uint_as_float(sign | (127u + log2_weight) << 23);
+  p.k_factor[at] = __uint_as_float(sign | (127u - log2_weight) << 23);
 }
 
 // The tiles of one sequence and head in StatisticsParams::tiles, and what lies per channel.
@@ -336,6 +401,11 @@ void channel_weights(const StatisticsParams& p, cudaStream_t stream) {
 }
 
 }  // namespace
+
+void key_factors(const KeyFactorsParams& p, cudaStream_t stream) {
+  launch(of_type(p.x.dtype, key_factors_kernel<float>, key_factors_kernel<__nv_bfloat16>, key_factors_kernel<__half>), std::int64_t{p.sequence.batch} * p.heads,
+         threads_of(p.head_dim), 0, stream, p);
+}
 
 void statistics(const StatisticsParams* k, const StatisticsParams* v, cudaStream_t stream) {
   if (v != nullptr && v->what == Statistic::weights) {

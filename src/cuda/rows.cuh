@@ -1,8 +1,4 @@
-// What the kernels of the pre-pass share: where a tile of keys lies, eight channels of a row at a time, and
-// 128 rows of a [batch, seqlen, heads, head_dim] tensor in the registers of a block of 512 threads.
-//
-// Thread (warp w, lane l) holds row 16 * (l / 4) + w, and of it the 8-channel chunks l % 4 + 4i: value[8i + e] is channel 32i + 8 * (l % 4) + e.
-// So a quad reads 64 contiguous bytes, three halvings of a sum over the tile are lane exchanges, and a rotation needs two.
+// What the kernels of the pre-pass share: where a tile of keys lies, eight channels of a row at a time, largest values and codes.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -15,14 +11,15 @@
 
 namespace chitu::cuda {
 
-constexpr int kMaxHeadDim = 256, kRowThreads = 512;
-
-__device__ __forceinline__ int row_of_thread() { return threadIdx.x % 32 / 4 * 16 + threadIdx.x / 32; }
-__device__ __forceinline__ int channel_of(int value) { return value / 8 * 32 + threadIdx.x % 4 * 8 + value % 8; }
+constexpr int kMaxHeadDim = 256;
 
 __device__ __forceinline__ float to_f32(float x) { return x; }
 __device__ __forceinline__ float to_f32(__half x) { return __half2float(x); }
 __device__ __forceinline__ float to_f32(__nv_bfloat16 x) { return __bfloat162float(x); }
+
+__device__ __forceinline__ float rounded_to(float x, __half) { return __half2float(__float2half_rn(x)); }
+__device__ __forceinline__ float rounded_to(float x, __nv_bfloat16) { return __bfloat162float(__float2bfloat16_rn(x)); }
+__device__ __forceinline__ float rounded_to(float x, float) { return x; }
 
 __device__ __forceinline__ float2 unpack_pair(uint32_t bits, __half) { return __half22float2(*reinterpret_cast<const __half2*>(&bits)); }
 __device__ __forceinline__ float2 unpack_pair(uint32_t bits, __nv_bfloat16) {
@@ -128,28 +125,7 @@ struct Chunk {
     load(x, row);
   }
 };
-// This thread's part of row `row`; zero when the row is not valid.
-template <class Element, int kValues>
-__device__ __forceinline__ void load_row(const View& v, std::int64_t batch, std::int64_t row, std::int64_t head, int head_dim, bool valid,
-                                         float (&x)[kValues]) {
-  const Element* from = static_cast<const Element*>(v.data) + batch * v.batch + row * v.seq + head * v.head + threadIdx.x % 4 * 8;
-  if (v.aligned16 && head_dim % 8 == 0) {  // the same for all threads: first all loads, then the first use
-    Vector8<Element> raw[kValues / 8] = {};
-#pragma unroll
-    for (int i = 0; i < kValues / 8; ++i)
-      if (valid && channel_of(8 * i) < head_dim) raw[i].load(from + 32 * i);
-#pragma unroll
-    for (int i = 0; i < kValues / 8; ++i) raw[i].unpack(x + 8 * i);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) {
-      x[i] = 0.0f;
-      if (valid && channel_of(i) < head_dim) x[i] = to_f32(from[i / 8 * 32 + i % 8]);
-    }
-  }
-}
-
-// Largest of a quad (one row), by bits: NaN above Inf.
+// Largest of a quad, by bits: NaN above Inf.
 __device__ __forceinline__ uint32_t quad_max_bits(uint32_t x) {
   x = max(x, __shfl_xor_sync(~0u, x, 1));
   return max(x, __shfl_xor_sync(~0u, x, 2));
