@@ -250,7 +250,7 @@ __device__ __forceinline__ void store_codes(const float (&x)[T::kValues], float 
   auto unit_at = [](int i, int u) { return i * kUnits + (u ^ (i * T::kLanes / 2 & (kUnits - 1))); };  // no two of a store in a bank
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
-    if (pass > 0) __syncwarp();
+    __syncwarp();  // all have read what lay there
 #pragma unroll
     for (int n = 0; n < kUnits * 2 / T::kLanes; ++n) {  // the chunks of this thread
       const int chunk = n * T::kLanes + lane % T::kLanes, i = (pass * kUnits * 2 / T::kLanes + n) * 8;
