@@ -109,20 +109,14 @@ __device__ __forceinline__ void warp_tree(const Slot& slot, int first, float (&s
   }
 }
 
-// Mean of the tile, rounded to the dtype of the input, in shared.mean and where K keeps it. factor: of the rotation, null: none.
+// Mean of the tile from the sums of the warps, rounded to the dtype of the input, in shared.mean and where K keeps it. factor: of the rotation, null: none.
 template <class T>
-__device__ __forceinline__ void tile_mean(const QuantizeRowsParams& p, const RowPlace& at, const float* factor, const float (&sum)[T::kColumns],
-                                          RowShared<T>& shared) {
+__device__ __forceinline__ void tile_mean(const QuantizeRowsParams& p, const RowPlace& at, const float* factor, RowShared<T>& shared) {
   using Element = typename T::Element;
   const int head_dim = T::head_dim(p);
   // The slots of the tree hold x * 2^-7, so that the sum cannot overflow. f16 cannot overflow or vanish in f32: there one factor at the end gives the same
   // bits.
   constexpr bool kLate = std::is_same_v<Element, __half>;
-#pragma unroll
-  for (int c = 0; c < T::kColumns; ++c) {
-    const int d = T::kStaged ? threadIdx.x % 32 * T::kColumns + c : threadIdx.x % 32 + 32 * c;
-    shared.of_warp[threadIdx.x / 32].values[d] = sum[c];
-  }
   __syncthreads();
   const int d = threadIdx.x;
   if (d < T::kBucket) {
@@ -294,9 +288,9 @@ __device__ __forceinline__ void read_row(const RowPlace& at, int row, int head_d
   }
 }
 
-// Tree sum over this warp's rows of the channels of this lane.
+// Tree sum over this warp's rows. A lane has some of the channels.
 template <class T>
-__device__ __forceinline__ void sum_rows(const RowPlace& at, int head_dim, const uint4* slot, float (&sum)[T::kColumns]) {
+__device__ __forceinline__ void sum_rows(const RowPlace& at, int head_dim, const uint4* slot, float* of_warp) {
   using Element = typename T::Element;
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
   struct __align__(T::kColumns * 2) Packed {
@@ -323,19 +317,16 @@ __device__ __forceinline__ void sum_rows(const RowPlace& at, int head_dim, const
       for (int c = 0; c < T::kColumns; ++c) x[c] = __fmul_rn(x[c], 0.0078125f);
     }
   };
+  float sum[T::kColumns];
   warp_tree<T, 1>(row, 0, sum);
+#pragma unroll
+  for (int c = 0; c < T::kColumns; ++c) of_warp[T::kStaged ? lane * T::kColumns + c : lane + 32 * c] = sum[c];
 }
-
-template <class T>
-struct RowValues {
-  Vector8<typename T::Element> raw[T::kValues / 8];
-  float sum[T::kColumns];  // with a tile mean
-};
 
 // Codes and scales of the rows that a block has read.
 template <class T>
-__device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const RowPlace& at, const RowValues<T>& values, RowShared<T>& shared,
-                                              uint32_t* group_max) {
+__device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const RowPlace& at, const Vector8<typename T::Element> (&raw)[T::kValues / 8],
+                                              RowShared<T>& shared, uint32_t* group_max) {
   constexpr bool kFused = std::is_same_v<typename T::Element, __half>;
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32, row = lane / T::kLanes * T::kWarps + w, dim = code_dim(T::head_dim(p));
   const bool valid = row < at.count;
@@ -343,13 +334,13 @@ __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const
   const float* factor = p.factor == nullptr ? nullptr : p.factor + std::int64_t{at.kv_head} * dim;
   const ChannelValues<T> factors(factor, dim);
   if (p.tile_mean) {
-    tile_mean<T>(p, at, factor, values.sum, shared);
+    tile_mean<T>(p, at, factor, shared);
   } else if (p.log2_block != 0) {
     __syncthreads();
   }
   float x[T::kValues];
 #pragma unroll
-  for (int j = 0; j < T::kValues / 8; ++j) values.raw[j].unpack(x + 8 * j);
+  for (int j = 0; j < T::kValues / 8; ++j) raw[j].unpack(x + 8 * j);
   if (p.sequence_mean != nullptr) {
     const float* center = ChannelValues<T>(p.sequence_mean + std::int64_t{at.kv_head} * p.head_dim, p.head_dim).share(shared.of_warp[w].values);
     if (p.is_q) {
@@ -428,18 +419,18 @@ __global__ void __launch_bounds__(T::kThreads, T::kStaged ? T::kBlocksPerSm : 1)
     const bool is_k = index < k_blocks;
     if constexpr (T::kStaged) sm80::ptx::cp_async_wait<0>();
     __syncwarp();  // also: the warp has done with its shared memory
-    RowValues<T> values;
+    Vector8<typename T::Element> raw[T::kValues / 8];
     if (at.count > 0) {
-      if (is_k && p.k.tile_mean) sum_rows<T>(at, head_dim, slot, values.sum);
-      read_row<T>(at, row, head_dim, p.aligned, slot, values.raw);
+      if (is_k && p.k.tile_mean) sum_rows<T>(at, head_dim, slot, shared.of_warp[threadIdx.x / 32].values);
+      read_row<T>(at, row, head_dim, p.aligned, slot, raw);
     }
     __syncwarp();
     const RowPlace next = fetch(index + gridDim.x);
     if (at.count > 0) {
       if (is_k) {
-        quantize_rows<T>(p.k, at, values, shared, shared.group_max[turn]);
+        quantize_rows<T>(p.k, at, raw, shared, shared.group_max[turn]);
       } else {
-        quantize_rows<T>(p.q, at, values, shared, shared.group_max[turn]);
+        quantize_rows<T>(p.q, at, raw, shared, shared.group_max[turn]);
       }
       turn ^= 1;
     }
