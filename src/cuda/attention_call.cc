@@ -32,8 +32,7 @@ QuantizeRowsParams q_rows(const Call& call, const Operands& o) {
   r.heads = static_cast<int>(p.num_heads_q);
   r.head_dim = static_cast<int>(p.head_dim);
   r.heads_per_kv = static_cast<int>(p.group());
-  r.block = static_cast<int>(p.scheme.q_grain.block);
-  r.groups = p.scheme.q_grain.groups;
+  set_grain(r, p.scheme.q_grain);
   r.sequence_mean = o.q.mean_dot != nullptr ? o.kv.sequence_mean : nullptr;
   r.mean_dot = o.q.mean_dot;
   r.softmax_scale = p.softmax_scale;
@@ -72,18 +71,18 @@ Operands prepare(const Call& call, Workspace& ws, bool e4m3_tiles) {
     o.v = v16_view(shape, o.kv.v16);
     if (ws.measuring()) return o;
     if (v8 != nullptr) unpack_v(v8, o.kv.v16, n, stream);
-    quantize_rows({{}, q_rows(call, o), 0}, q_blocks, stream);
+    quantize_rows({{}, q_rows(call, o), 0, q_blocks, {}, {}, {}}, stream);
     return o;
   }
   o.kv = take_kv(shape, ws);
   const KvScratch scratch = take_scratch(shape, ws);
   o.v = o.kv.v16 != nullptr ? v16_view(shape, o.kv.v16) : make_view(a.v);
   if (ws.measuring()) return o;
-  const View k = make_view(a.k);
-  prepare_k_statistics(shape, o.kv, scratch, k, stream);
+  const View k = make_view(a.k), v = make_view(a.v);
+  prepare_statistics(shape, o.kv, scratch, k, v, stream);
   const std::int64_t k_blocks = blocks_of(p.num_heads_kv, p.seqlen_k);
-  quantize_rows({k_rows(shape, o.kv, scratch, k), q_rows(call, o), k_blocks}, k_blocks + q_blocks, stream);
-  prepare_v(shape, o.kv, scratch, make_view(a.v), stream);
+  quantize_rows({k_rows(shape, o.kv, scratch, k), q_rows(call, o), k_blocks, k_blocks + q_blocks, {}, {}, {}}, stream);
+  prepare_v(shape, o.kv, scratch, v, stream);
   return o;
 }
 
@@ -278,11 +277,11 @@ void quantize_kv(const core::QuantizeCall& call, void* blob, Workspace& ws) {
   h.batch = p.batch, h.seqlen = p.seqlen_k, h.heads = p.num_heads_kv, h.head_dim = p.head_dim, h.head_dim_v = p.head_dim_v;
   write_header(h, blob, stream);
   const KvBuffers b = blob_buffers(shape, blob);
-  const View k = make_view(call.k);
-  prepare_k_statistics(shape, b, scratch, k, stream);
+  const View k = make_view(call.k), v = make_view(call.v);
+  prepare_statistics(shape, b, scratch, k, v, stream);
   const std::int64_t blocks = p.batch * p.num_heads_kv * div_up(p.seqlen_k, kTile);
-  quantize_rows({k_rows(shape, b, scratch, k), {}, blocks}, blocks, stream);
-  prepare_v(shape, b, scratch, make_view(call.v), stream);
+  quantize_rows({k_rows(shape, b, scratch, k), {}, blocks, blocks, {}, {}, {}}, stream);
+  prepare_v(shape, b, scratch, v, stream);
 }
 
 void merge(const core::MergeCall& call) {

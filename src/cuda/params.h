@@ -48,7 +48,7 @@ struct QuantizeRowsParams {
   bool tile_mean;
   int heads, head_dim;
   int heads_per_kv;            ///< q heads that share a row of sequence_mean and factor; k: 1
-  int block, groups;           ///< core::Grain within 128 rows; block 1: per token
+  int log2_block, log2_groups;  ///< core::Grain within 128 rows; block 1: per token
   const float* factor;         ///< [batch, num_heads_kv, code_dim]: sign of the rotation times (q) or divided by (k) the channel's weight. Null: no rotation
   const float* sequence_mean;  ///< [batch, num_heads_kv, head_dim]; k: subtracted; q: dotted into mean_dot. Null: none. Packed: batch is the sequence
   float* mean_dot;             ///< q: [tensor batch, heads, q_rows], softmax_scale * (q . mean), natural log units
@@ -58,13 +58,24 @@ struct QuantizeRowsParams {
   void* mean;          ///< tile_mean: [.., tiles_k, code_dim] in the dtype of x
 };
 
-/// Sums over the sequence: the mean of K (sage), absmax of V per channel.
+/// What is known of a channel over a sequence: the mean of K (sage), or how V is rounded.
+enum class Statistic {
+  mean,
+  f16,        ///< powers of two for channels beyond f16
+  e4m3,       ///< a scale for each channel
+  s8_tensor,  ///< one for all
+  weights     ///< c[d] of docs/methods.md part 1
+};
 struct StatisticsParams {
   View x;
   Sequence sequence;
   int heads, head_dim;
-  float* tiles;   ///< [tensor batch, heads, tiles_k, head_dim]
-  float* result;  ///< [batch, heads, head_dim]
+  Statistic what;
+  float range;     ///< largest code; f16: largest value
+  float* tiles;    ///< scratch: [tensor batch, heads, tiles_k, head_dim]
+  std::uint32_t* bounds;  ///< scratch, weights: [tensor batch, heads, tiles_k, 8, 2]: largest and smallest sample
+  float* result;   ///< [batch, heads, head_dim]: the mean, or what V is multiplied by before it is rounded
+  float* v_scale;  ///< V: [batch, heads, head_dim]: multiplies the output's channel
 };
 
 /// Signs of the rotation and weights of K's channels, as Q and K are multiplied by them.
@@ -81,10 +92,8 @@ struct QuantizeVParams {
   View x;
   Sequence sequence;
   int heads, head_dim;
-  float range;  ///< e4m3: largest code; s8_tensor: 127; f16: largest value, channels beyond it are scaled by a power of two
   float flag_ratio;
-  const float* channel;   ///< c3: c[d]; e4m3, s8_tensor: absmax per channel: [batch, heads, head_dim]
-  float* v_scale;         ///< [batch, heads, head_dim]: multiplies the output's channel
+  const float* factor;    ///< StatisticsParams::result. Null: none
   std::uint16_t* v16;     ///< [tensor batch, rows of k, heads, head_dim] f16 values
   std::uint8_t* v8;       ///< e4m3 codes, the same shape (pre-quantized caches)
   std::int8_t* v8t;       ///< [tensor batch, heads, tiles_k, head_dim, 128]: keys of 16 in the order of an mma thread (value_position); int8 or e4m3

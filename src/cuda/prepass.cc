@@ -1,5 +1,7 @@
 #include "cuda/prepass.h"
 
+#include <bit>
+
 namespace chitu::cuda {
 
 using core::Center;
@@ -29,7 +31,6 @@ bool v_as_it_is(const KvShape& s) {
   if (sums_in_f16(s)) return false;
   return s.scheme.v == VFormat::input || (s.scheme.v == VFormat::f16 && s.dtype == DType::f16) || (s.scheme.v == VFormat::bf16 && s.dtype == DType::bf16);
 }
-bool needs_absmax(const KvShape& s) { return !v_as_it_is(s); }
 
 VCodes v_codes(const KvShape& s) {
   switch (s.scheme.v) {
@@ -42,6 +43,24 @@ VCodes v_codes(const KvShape& s) {
     default:
       return v_as_it_is(s) ? VCodes::copy : VCodes::f16;
   }
+}
+
+Statistic v_statistic(VCodes codes) {
+  switch (codes) {
+    case VCodes::f16:
+      return Statistic::f16;
+    case VCodes::s8_tensor:
+      return Statistic::s8_tensor;
+    case VCodes::s8_c3:
+      return Statistic::weights;
+    default:
+      return Statistic::e4m3;
+  }
+}
+float v_range(const KvShape& s, VCodes codes) {
+  if (codes == VCodes::s8_tensor) return 127.0f;
+  if (codes != VCodes::f16) return s.scheme.v_range;
+  return sums_in_f16(s) ? 65504.0f / static_cast<float>(s.scheme.tile_n) : 65504.0f;
 }
 
 }  // namespace
@@ -77,9 +96,10 @@ KvScratch take_scratch(const KvShape& s, core::Workspace& ws) {
   KvScratch x;
   if (s.scheme.k_grain.quantized() && s.scheme.k_center == Center::sequence_mean) x.k_tiles = ws.take<float>(tiles_of(s) * s.head_dim);
   if (s.scheme.rotate) x.k_factor = ws.take<float>(std::int64_t{s.sequence.batch} * s.heads * code_dim(s.head_dim));
-  if (needs_absmax(s)) {
+  if (!v_as_it_is(s)) {
     x.v_tiles = ws.take<float>(tiles_of(s) * s.head_dim_v);
-    x.v_absmax = ws.take<float>(std::int64_t{s.sequence.batch} * s.heads * s.head_dim_v);
+    x.v_factor = ws.take<float>(std::int64_t{s.sequence.batch} * s.heads * s.head_dim_v);
+    if (v_codes(s) == VCodes::s8_c3) x.v_bounds = ws.take<std::uint32_t>(tiles_of(s) * 16);
   }
   return x;
 }
@@ -93,36 +113,25 @@ QBuffers take_q(const core::Problem& p, const Sequence& s, bool mean_dot, core::
   return b;
 }
 
+void prepare_statistics(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k, const View& v, cudaStream_t stream) {
+  if (b.q_factor != nullptr) key_factors({k, s.sequence, s.heads, s.head_dim, s.scheme.k_weights, b.q_factor, scratch.k_factor}, stream);
+  const VCodes codes = v_codes(s);
+  const StatisticsParams of_k{k, s.sequence, s.heads, s.head_dim, Statistic::mean, 0.0f, scratch.k_tiles, nullptr, b.sequence_mean, nullptr};
+  const StatisticsParams of_v{v,           s.sequence,        s.heads,          s.head_dim_v,     v_statistic(codes), v_range(s, codes), scratch.v_tiles,
+                              scratch.v_bounds, scratch.v_factor, b.v_scale};
+  statistics(b.sequence_mean != nullptr ? &of_k : nullptr, scratch.v_factor != nullptr ? &of_v : nullptr, stream);
+}
+
 void prepare_v(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& v, cudaStream_t stream) {
   const VCodes codes = v_codes(s);
   if (codes == VCodes::copy && !s.blob) return;
-  const bool c3 = codes == VCodes::s8_c3;
-  if (needs_absmax(s)) {
-    channel_absmax({v, s.sequence, s.heads, s.head_dim_v, scratch.v_tiles, scratch.v_absmax}, c3 ? 8 : 1, stream);
-    if (c3) channel_weights({v, s.sequence, s.heads, s.head_dim_v, scratch.v_tiles, b.v_scale}, scratch.v_absmax, stream);
-  }
-  QuantizeVParams q{};
-  q.x = v;
-  q.sequence = s.sequence;
-  q.heads = s.heads;
-  q.head_dim = s.head_dim_v;
-  q.range = codes == VCodes::s8_tensor ? 127.0f : s.scheme.v_range;
-  if (codes == VCodes::f16) q.range = sums_in_f16(s) ? 65504.0f / static_cast<float>(s.scheme.tile_n) : 65504.0f;
-  q.flag_ratio = s.scheme.flag_ratio;
-  q.channel = c3 ? b.v_scale : scratch.v_absmax;
-  q.v_scale = b.v_scale;
-  q.v16 = b.v16;
-  q.v8 = b.v8;
-  q.v8t = b.v8t;
-  q.token_scale = b.token_scale;
-  q.tile_mean = b.tile_mean;
-  q.shift_limit = b.shift_limit;
-  quantize_v(q, codes, stream);
+  quantize_v({v, s.sequence, s.heads, s.head_dim_v, s.scheme.flag_ratio, scratch.v_factor, b.v16, b.v8, b.v8t, b.token_scale, b.tile_mean, b.shift_limit}, codes,
+             stream);
 }
 
-void prepare_k_statistics(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k, cudaStream_t stream) {
-  if (b.q_factor != nullptr) key_factors({k, s.sequence, s.heads, s.head_dim, s.scheme.k_weights, b.q_factor, scratch.k_factor}, stream);
-  if (b.sequence_mean != nullptr) sequence_mean({k, s.sequence, s.heads, s.head_dim, scratch.k_tiles, b.sequence_mean}, stream);
+void set_grain(QuantizeRowsParams& p, const core::Grain& g) {
+  p.log2_block = std::countr_zero(static_cast<std::uint32_t>(g.block));
+  p.log2_groups = std::countr_zero(static_cast<std::uint32_t>(g.groups));
 }
 
 QuantizeRowsParams k_rows(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k) {
@@ -134,8 +143,7 @@ QuantizeRowsParams k_rows(const KvShape& s, const KvBuffers& b, const KvScratch&
   r.heads = s.heads;
   r.head_dim = s.head_dim;
   r.heads_per_kv = 1;
-  r.block = static_cast<int>(s.scheme.k_grain.block);
-  r.groups = s.scheme.k_grain.groups;
+  set_grain(r, s.scheme.k_grain);
   r.sequence_mean = b.sequence_mean;
   r.codes = b.k8;
   r.scale = b.k_scale;

@@ -34,7 +34,8 @@ struct KvBuffers {
 
 /// Statistics that only the pre-pass needs.
 struct KvScratch {
-  float *k_tiles = nullptr, *k_factor = nullptr, *v_tiles = nullptr, *v_absmax = nullptr;
+  float *k_tiles = nullptr, *k_factor = nullptr, *v_tiles = nullptr, *v_factor = nullptr;
+  std::uint32_t* v_bounds = nullptr;
 };
 
 struct QBuffers {
@@ -46,9 +47,10 @@ KvBuffers take_kv(const KvShape& s, core::Workspace& ws);
 KvScratch take_scratch(const KvShape& s, core::Workspace& ws);
 QBuffers take_q(const core::Problem& p, const Sequence& s, bool mean_dot, core::Workspace& ws);
 
-/// V and its statistics. K: what quantize_rows needs to know first.
+/// What quantize_rows and prepare_v need to know first.
+void prepare_statistics(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k, const View& v, cudaStream_t stream);
 void prepare_v(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& v, cudaStream_t stream);
-void prepare_k_statistics(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k, cudaStream_t stream);
+void set_grain(QuantizeRowsParams& p, const core::Grain& g);
 QuantizeRowsParams k_rows(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& k);
 
 /// The blob of a QuantizedKV: this header of 256 bytes, then the buffers of KvShape in the order of take_kv.

@@ -1,20 +1,28 @@
 // Launches of the pre-pass kernels that live in several files, and the header of a blob.
+#include <algorithm>
+
 #include "cuda/prepass.h"
 
 namespace chitu::cuda {
 
-void quantize_rows(const QuantizePairParams& p, std::int64_t blocks, cudaStream_t stream) {
+namespace {
+RowDivisors divisors_of(const QuantizeRowsParams& p) {
+  return {Divisor::of(div_up(p.is_q ? p.sequence.seqlen_q : p.sequence.seqlen_k, kTile)), Divisor::of(p.heads), Divisor::of(p.heads_per_kv)};
+}
+}  // namespace
+
+void quantize_rows(QuantizePairParams p, cudaStream_t stream) {
   const QuantizeRowsParams& any = p.k_blocks > 0 ? p.k : p.q;
   const int dim = any.head_dim;
-  const RowsKernel kernel = dim <= 64    ? quantize_rows_d64(any.x.dtype, dim == 64)
-                            : dim <= 128 ? quantize_rows_d128(any.x.dtype, dim == 128)
-                                         : quantize_rows_d256(any.x.dtype, dim == 256);
-  launch(kernel, blocks, 512, 0, stream, p);
-}
-
-void key_factors(const KeyFactorsParams& p, cudaStream_t stream) {
-  const KeyFactorsKernel kernel = p.head_dim <= 64 ? key_factors_d64(p.x.dtype) : p.head_dim <= 128 ? key_factors_d128(p.x.dtype) : key_factors_d256(p.x.dtype);
-  launch(kernel, std::int64_t{p.sequence.batch} * p.heads, 512, 0, stream, p);
+  p.aligned = dim % 8 == 0 && (p.k_blocks == 0 || p.k.x.aligned16) && (p.k_blocks == p.blocks || p.q.x.aligned16);
+  p.by_k = divisors_of(p.k), p.by_q = divisors_of(p.q);
+  const RowsKernel kernel = dim <= 64    ? quantize_rows_d64(any.x.dtype, dim == 64, p.aligned)
+                            : dim <= 128 ? quantize_rows_d128(any.x.dtype, dim == 128, p.aligned)
+                                         : quantize_rows_d256(any.x.dtype, dim == 256, p.aligned);
+  int device = 0;
+  CHITU_CUDA(cudaGetDevice(&device));
+  const std::int64_t resident = std::int64_t{device_caps(device).sm_count} * kernel.blocks_per_sm;
+  launch(kernel.kernel, std::min(p.blocks, resident), kernel.threads, kernel.shared, stream, p);
 }
 
 namespace {

@@ -1,71 +1,137 @@
 // Rows of q and k to int8 (docs/methods.md part 2, K and Q): mean, rotation, scales and codes from one read. Built without FMA contraction: every
 // result is specified to the bit.
+//
+// A thread has 64 channels of a row, so that most of a rotation is arithmetic in its registers: thread (warp w, lane l) the chunks l % kLanes + kLanes * i, of
+// eight channels each, of row l / kLanes * kWarps + w. So the rows of a warp hold the first levels of a tree over the tile. Blocks walk over tiles. Where rows
+// allow 16-byte copies each warp fetches its rows of the next tile into its own part of shared memory while it computes.
 #pragma once
 #include <type_traits>
 
-#include "core/key_weights.h"
-#include "core/rotation.h"
+#include "cuda/device/ptx/shared.cuh"
 #include "cuda/quantize.h"
 #include "cuda/rows.cuh"
+#include "cuda/sm80/ptx.cuh"
 
 namespace chitu::cuda {
 
-// One level of the tree sum over rows: a lane gives half of its values to the lane kMask away and adds what it gets to the other half. x and y may be one.
-template <int kMask, int kCount, bool kScale>
-__device__ __forceinline__ void halve(const float* x, float* y) {
-  const bool high = threadIdx.x & kMask;
-#pragma unroll
-  for (int i = 0; i < kCount / 2; ++i) {
-    float keep = high ? x[kCount / 2 + i] : x[i], give = high ? x[i] : x[kCount / 2 + i];
-    if (kScale) keep = __fmul_rn(keep, 0.0078125f), give = __fmul_rn(give, 0.0078125f);
-    y[i] = __fadd_rn(keep, __shfl_xor_sync(~0u, give, kMask));
-  }
-}
+// kWhole: head_dim is kBucket. kStaged: through shared memory by cp.async, 16-bit inputs only.
+template <class Element_, int kBucket_, bool kWhole_, bool kStaged_>
+struct RowTraits {
+  using Element = Element_;
+  static constexpr bool kWhole = kWhole_, kStaged = kStaged_;
+  static constexpr int kBucket = kBucket_, kValues = 64, kLanes = kBucket / kValues;  // lanes of a row
+  static constexpr int kThreads = kTile * kLanes, kWarps = kThreads / 32, kWarpRows = 32 / kLanes;
+  static constexpr int kColumns = kBucket / 32;        // channels of a lane in sums over the rows of its warp
+  static constexpr int kChunks = kBucket / 8;          // of eight channels in a row
+  static constexpr int kUnits = kBucket > 64 ? 8 : 4;  // of 16 codes: as many of a row as pass through shared memory at once
+  static constexpr int kBlocksPerSm = 4 / kLanes;
+  static constexpr int kPitch = kChunks + kLanes;  // of rows in shared memory, 16 bytes each: neither eight rows' nor eight neighbouring chunks meet in a bank
+  static constexpr int kDynamicShared = kStaged ? kTile * kPitch * 16 : 0;
 
-__device__ __forceinline__ float rounded_to(float x, __half) { return __half2float(__float2half_rn(x)); }
-__device__ __forceinline__ float rounded_to(float x, __nv_bfloat16) { return __bfloat162float(__float2bfloat16_rn(x)); }
-__device__ __forceinline__ float rounded_to(float x, float) { return x; }
+  static __device__ __forceinline__ int head_dim(const QuantizeRowsParams& p) { return kWhole ? kBucket : p.head_dim; }
+};
+
+template <class T>
+struct RowShared {
+  union {
+    float values[T::kBucket];  // sums over the rows; then values per channel
+    uint4 codes[T::kWarpRows * T::kUnits];
+  } of_warp[T::kWarps];
+  float mean[T::kBucket];
+  uint32_t group_max[2][kTile];  // of this tile and of the one before, which other warps may still read
+};
+
 __device__ __forceinline__ void store_as(__half* to, float x) { *to = __float2half_rn(x); }
 __device__ __forceinline__ void store_as(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
 __device__ __forceinline__ void store_as(float* to, float x) { *to = x; }
 
-// Tree sum of x * 2^-7 over the 128 rows, strides 64 .. 16 across lanes, 8 .. 1 across warps: that of channel threadIdx.x, as far as there are channels.
-template <class Element, int kValues>
-__device__ __forceinline__ float tile_sum(const float (&x)[kValues], float* part) {
-  constexpr int kBucket = kValues * 4;
-  float y[kValues / 2];
-  // The slots hold x * 2^-7, so that the sum cannot overflow. f16 cannot overflow or vanish in f32: there one factor at the end gives the same bits.
-  constexpr bool kLate = std::is_same_v<Element, __half>;
-  halve<16, kValues, !kLate>(x, y);
-  halve<8, kValues / 2, false>(y, y);
-  halve<4, kValues / 4, false>(y, y);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int first = (lane & 16 ? kValues / 2 : 0) + (lane & 8 ? kValues / 4 : 0) + (lane & 4 ? kValues / 8 : 0);
-#pragma unroll
-  for (int i = 0; i < kValues / 8; ++i) part[warp * kBucket + channel_of(first + i)] = y[i];
-  __syncthreads();
-  const int d = threadIdx.x;
-  if (d >= kBucket) return 0.0f;
-  float s[16];
-#pragma unroll
-  for (int w = 0; w < 16; ++w) s[w] = part[w * kBucket + d];
-#pragma unroll
-  for (int stride = 8; stride > 0; stride /= 2)
-#pragma unroll
-    for (int w = 0; w < 8; ++w)
-      if (w < stride) s[w] = __fadd_rn(s[w], s[w + stride]);
-  return kLate ? __fmul_rn(s[0], 0.0078125f) : s[0];
+// Where 128 rows of q or k lie.
+struct RowPlace {
+  const void* x;
+  std::int64_t seq;       // stride of rows
+  std::int64_t code_row;  // of the first, in codes; of Q in scales too
+  int kv_head;            // [batch, num_heads_kv]
+  int count;              // rows; none if not positive
+
+  template <class Element>
+  __device__ __forceinline__ void set(const QuantizeRowsParams& p, const RowDivisors& by, uint32_t index) {
+    const uint32_t row = by.tiles.quotient(index), b = by.heads.quotient(row), head = row - b * by.heads.value;
+    const std::int64_t first = (index - row * by.tiles.value) * std::int64_t{kTile};
+    const SequenceRange r = p.sequence.range(b);
+    const std::int64_t first_row = (p.is_q ? r.q_begin : r.k_begin) + first, head_index = r.tensor_batch * p.heads + head;
+    count = static_cast<int>(min((p.is_q ? r.q_len : r.k_len) - first, std::int64_t{kTile}));
+    x = static_cast<const Element*>(p.x.data) + r.tensor_batch * p.x.batch + first_row * p.x.seq + head * p.x.head;
+    seq = p.x.seq;
+    code_row = p.is_q ? head_index * p.sequence.q_rows + first_row : (head_index * p.sequence.tiles_k + p.sequence.first_tile(r, b)) * kTile + first;
+    kv_head = static_cast<int>(by.group.quotient(row));
+  }
+};
+
+// The rows of a warp in shared memory.
+template <class T>
+__device__ __forceinline__ int chunk_at(int i, int chunk) {
+  return (threadIdx.x / 32 * T::kWarpRows + i) * T::kPitch + chunk;
 }
 
-// mean[channel] of the tile, rounded to the dtype of the input. out: null, or where it is stored.
-template <class Element, int kValues>
-__device__ __forceinline__ void tile_mean(const float (&x)[kValues], int count, int head_dim, float* part, float* mean, Element* out) {
-  const float sum = tile_sum<Element>(x, part);
+// Starts copies of this warp's rows.
+template <class T>
+__device__ __forceinline__ void fetch_rows(const RowPlace& at, int head_dim, const uint4* slot) {
+  constexpr int kAtOnce = 32 / T::kChunks;  // rows of one instruction
+  const int chunk = threadIdx.x % T::kChunks, i0 = threadIdx.x % 32 / T::kChunks, first = i0 * T::kWarps + threadIdx.x / 32;
+  const bool inside = T::kWhole || chunk * 8 < head_dim;
+  const typename T::Element* from = static_cast<const typename T::Element*>(at.x) + first * at.seq + (inside ? chunk * 8 : 0);
+  const std::int64_t step = kAtOnce * T::kWarps * at.seq;
+  const uint32_t to = sm80::ptx::shared_address(slot + chunk_at<T>(i0, chunk));
+  constexpr int kCopies = T::kWarpRows / kAtOnce, kCopyBytes = kAtOnce * T::kPitch * 16;
+  if (at.count == kTile) {  // no rows to choose
+#pragma unroll
+    for (int n = 0; n < kCopies; ++n, from += step) sm80::ptx::cp_async_16(to + n * kCopyBytes, from, inside ? 16 : 0);
+    return;
+  }
+#pragma unroll 1
+  for (int n = 0; n < kCopies; ++n, from += step) {
+    const bool there = first + n * kAtOnce * T::kWarps < at.count;
+    sm80::ptx::cp_async_16(to + n * kCopyBytes, there ? from : at.x, there && inside ? 16 : 0);
+  }
+}
+
+// One level after another of a tree sum over the rows of a warp, depth first so that few values live at a time.
+template <class T, int kStep, class Slot>
+__device__ __forceinline__ void warp_tree(const Slot& slot, int first, float (&sum)[T::kColumns]) {
+  if constexpr (kStep == T::kWarpRows) {
+    slot(first, sum);
+  } else {
+    float other[T::kColumns];
+    warp_tree<T, 2 * kStep>(slot, first, sum);
+    warp_tree<T, 2 * kStep>(slot, first + kStep, other);
+#pragma unroll
+    for (int c = 0; c < T::kColumns; ++c) sum[c] = __fadd_rn(sum[c], other[c]);
+  }
+}
+
+// Mean of the tile from the sums of the warps, rounded to the dtype of the input, in shared.mean and where K keeps it. factor: of the rotation, null: none.
+template <class T>
+__device__ __forceinline__ void tile_mean(const QuantizeRowsParams& p, const RowPlace& at, const float* factor, RowShared<T>& shared) {
+  using Element = typename T::Element;
+  const int head_dim = T::head_dim(p);
+  // The slots of the tree hold x * 2^-7, so that the sum cannot overflow. f16 cannot overflow or vanish in f32: there one factor at the end gives the same
+  // bits.
+  constexpr bool kLate = std::is_same_v<Element, __half>;
+  __syncthreads();
   const int d = threadIdx.x;
-  if (d < kValues * 4) {
-    const float m = __fmul_rn(sum, __fdiv_rn(128.0f, static_cast<float>(count)));
-    mean[d] = d < head_dim ? rounded_to(m, Element{}) : 0.0f;
-    if (out != nullptr && d < code_dim(head_dim)) store_as(out + d, d < head_dim ? m : 0.0f);
+  if (d < T::kBucket) {
+    float s[T::kWarps];
+#pragma unroll
+    for (int w = 0; w < T::kWarps; ++w) s[w] = shared.of_warp[w].values[d];
+#pragma unroll
+    for (int stride = T::kWarps / 2; stride > 0; stride /= 2)
+#pragma unroll
+      for (int w = 0; w < stride; ++w) s[w] = __fadd_rn(s[w], s[w + stride]);
+    float m = kLate ? __fmul_rn(s[0], 0.0078125f) : s[0];
+    if (at.count != kTile) m = __fmul_rn(m, __fdiv_rn(128.0f, static_cast<float>(at.count)));
+    const float rounded = d < head_dim ? rounded_to(m, Element{}) : 0.0f;
+    shared.mean[d] = kLate && factor != nullptr && d < head_dim ? __fmul_rn(rounded, __ldg(factor + d)) : rounded;
+    if (d < code_dim(head_dim)) store_as(static_cast<Element*>(p.mean) + at.code_row / kTile * code_dim(head_dim) + d, d < head_dim ? m : 0.0f);
   }
   __syncthreads();
 }
@@ -75,72 +141,56 @@ __device__ __forceinline__ float block_norm(int log2_block) {
   return __uint_as_float((127 - log2_block / 2) << 23) * (log2_block & 1 ? 0.70710678118654752f : 1.0f);
 }
 
-// core::rotate_row with factor[d], sign and weight, in place of the sign. kWhole: head_dim is the whole bucket, one block. Else it is split into powers of two,
-// largest first: the block of channel d < head_dim is the highest bit of d ^ head_dim. Channels behind head_dim are zero, and stay so whatever is done among
-// them.
-template <bool kWhole, int kValues>
-__device__ __forceinline__ void rotate(float (&x)[kValues], const float* factor, int head_dim) {
-  const int quad_lane = threadIdx.x % 4, tail = head_dim % 8;
-  auto chunk_bits = [&](int i) { return channel_of(i / 8 * 8) ^ (head_dim - tail); };  // of d ^ head_dim from bit 3 on
-  auto inside = [&](int i, int stride) {
-    if (kWhole) return true;
-    if (stride >= 8) return chunk_bits(i) >= 2 * stride;
-    return chunk_bits(i) != 0 || (i % 8 ^ tail) >= 2 * stride;
-  };
+// First channel of value i's chunk.
+template <class T>
+__device__ __forceinline__ int chunk_channel(int i) {
+  return (i / 8 * T::kLanes + threadIdx.x % T::kLanes) * 8;
+}
+
+// core::rotate_row of signed values. head_dim is split into powers of two, largest first: 2n channels that begin at a multiple of 2n share a block of at least
+// as many if head_dim reaches their end. Channels behind head_dim are zero, and stay so whatever is done among them.
+template <class T>
+__device__ __forceinline__ void rotate(float (&x)[T::kValues], int head_dim) {
 #pragma unroll
-  for (int i = 0; i < kValues; i += 4) {
-    const float4 f = *reinterpret_cast<const float4*>(factor + channel_of(i));
-    x[i] = __fmul_rn(x[i], f.x), x[i + 1] = __fmul_rn(x[i + 1], f.y), x[i + 2] = __fmul_rn(x[i + 2], f.z), x[i + 3] = __fmul_rn(x[i + 3], f.w);
-  }
-  auto in_thread = [&](int step, int stride) {  // values `step` apart are channels `stride` apart
+  for (int stride = 1; stride < T::kBucket; stride *= 2) {
+    const int step = stride < 8 ? stride : stride / T::kLanes;  // between the two values of a thread
+    if (stride >= 8 && stride < 8 * T::kLanes) {
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) {
-      if (i & step || !inside(i, stride)) continue;
+      for (int i = 0; i < T::kValues; ++i) {
+        const float other = __shfl_xor_sync(~0u, x[i], stride / 8);
+        const float y = __fmaf_rn(x[i], threadIdx.x & stride / 8 ? -1.0f : 1.0f, other);  // other - x or other + x: the product is exact
+        if (T::kWhole || (chunk_channel<T>(i) & -(2 * stride)) + 2 * stride <= head_dim) x[i] = y;
+      }
+      continue;
+    }
+#pragma unroll
+    for (int i = 0; i < T::kValues; ++i) {
+      if (i & step) continue;
+      const int first = (chunk_channel<T>(i) + i % 8) & -(2 * stride);
+      if (!T::kWhole && first + 2 * stride > head_dim) continue;
       const float a = x[i], b = x[i + step];
       x[i] = __fadd_rn(a, b);
       x[i + step] = __fsub_rn(a, b);
     }
-  };
-  in_thread(1, 1);
-  in_thread(2, 2);
-  in_thread(4, 4);
+  }
 #pragma unroll
-  for (int mask = 1; mask <= 2; mask *= 2)
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) {
-      const float other = __shfl_xor_sync(~0u, x[i], mask);
-      const float y = __fmaf_rn(x[i], quad_lane & mask ? -1.0f : 1.0f, other);  // other - x or other + x: the product is exact
-      if (inside(i, 8 * mask)) x[i] = y;
-    }
-#pragma unroll
-  for (int step = 8; step < kValues; step *= 2) in_thread(step, 4 * step);
-#pragma unroll
-  for (int i = 0; i < kValues; ++i) {
-    const int bits = kWhole ? kValues * 4 : chunk_bits(i) != 0 ? chunk_bits(i) : i % 8 ^ tail;
-    if (kWhole || bits > 0) x[i] = __fmul_rn(x[i], block_norm(31 - __clz(bits)));
+  for (int i = 0; i < T::kValues; ++i) {
+    const int chunk = chunk_channel<T>(i), end = head_dim & -8;
+    const int bits = T::kWhole ? T::kBucket : chunk != end ? chunk ^ end : i % 8 ^ head_dim % 8;
+    if (T::kWhole || bits > 0) x[i] = __fmul_rn(x[i], block_norm(31 - __clz(bits)));
   }
 }
 
-// Codes of eight values. inv 0 (a group of zeros, or one with a NaN): all 0.
-__device__ __forceinline__ uint2 int8_codes(const float* x, float inv) {
-  uint32_t c[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) c[i] = __float_as_uint(__fadd_rn(__fmul_rn(x[i], inv), 12582912.0f));  // |x * inv| < 127.5: no clamp
-  const uint32_t low = __byte_perm(__byte_perm(c[0], c[1], 0x0040), __byte_perm(c[2], c[3], 0x0040), 0x5410);
-  const uint32_t high = __byte_perm(__byte_perm(c[4], c[5], 0x0040), __byte_perm(c[6], c[7], 0x0040), 0x5410);
-  return inv == 0.0f ? make_uint2(0, 0) : make_uint2(low, high);
-}
-
-__device__ __forceinline__ int group_in_block(int row, int block, int groups) { return row / block * groups + (groups == 1 ? 0 : row % 8 / (8 / groups)); }
-
 // absmax of the group of this thread's row. group_max: 128 zeroed words.
+template <class T>
 __device__ __forceinline__ uint32_t group_absmax(const QuantizeRowsParams& p, uint32_t row_max, int row, uint32_t* group_max) {
-  if (p.block == 1) return row_max;
-  const int group = group_in_block(row, p.block, p.groups);
-  if (p.block == kTile) {  // the rows of a warp are 16 apart: one group
-    const uint32_t warp_max = __reduce_max_sync(~0u, row_max);
-    if (threadIdx.x % 32 == 0) atomicMax(group_max + group, warp_max);
-  } else if (threadIdx.x % 4 == 0) {
+  if (p.log2_block == 0) return row_max;
+  const int group = (row >> p.log2_block << p.log2_groups) + (row % 8 >> (3 - p.log2_groups));
+  if (1 << p.log2_block == kTile) {  // the rows of every other lane are a multiple of 8 apart: one group
+#pragma unroll
+    for (int mask = 16; mask >= 2; mask /= 2) row_max = max(row_max, __shfl_xor_sync(~0u, row_max, mask));
+    if (threadIdx.x % 32 < 2) atomicMax(group_max + group, row_max);
+  } else {
     atomicMax(group_max + group, row_max);
   }
   __syncthreads();
@@ -148,167 +198,261 @@ __device__ __forceinline__ uint32_t group_absmax(const QuantizeRowsParams& p, ui
 }
 
 __device__ __forceinline__ void store_block_scales(const QuantizeRowsParams& p, std::int64_t tile, const uint32_t* group_max) {
-  const int blocks = kTile / p.block, i = threadIdx.x;
+  const int blocks = kTile >> p.log2_block, i = threadIdx.x;
   if (i >= blocks * 4) return;
-  const int group = i / 4 * p.groups + (p.groups == 1 ? 0 : i % 4);
+  const int group = (i / 4 << p.log2_groups) + (i % 4 >> (2 - p.log2_groups));  // one group or four
   p.scale[tile * blocks * 4 + i] = core::group_scale(__uint_as_float(group_max[group]), 127.0f).scale;
 }
 
-// factor[d] of a head on its way from memory to the threads of a warp: each lane loads some, early, and all of the warp read them in shared memory. Loaded
-// straight by the thread that multiplies, they would be hoisted into registers that are not there.
-template <int kBucket>
-struct ChannelFactors {
-  float4 own[(kBucket + 127) / 128];
+// Values per channel on their way from memory to the threads of a warp: each lane loads some, early, and all of the warp read them in shared memory. Loaded
+// straight by the thread that uses them, they would be hoisted into registers that are not there.
+template <class T>
+struct ChannelValues {
+  float own[T::kColumns];
 
-  __device__ __forceinline__ ChannelFactors(const float* factor, std::int64_t head, int dim) {
+  __device__ __forceinline__ ChannelValues(const float* from, int dim) {
 #pragma unroll
-    for (int i = 0; i < kBucket; i += 128) {
-      const int d = i + threadIdx.x % 32 * 4;
-      own[i / 128] = float4{0.0f, 0.0f, 0.0f, 0.0f};
-      if (factor != nullptr && d < dim) own[i / 128] = __ldg(reinterpret_cast<const float4*>(factor + head * dim + d));
+    for (int i = 0; i < T::kColumns; ++i) {
+      const int d = threadIdx.x % 32 + 32 * i;
+      own[i] = from != nullptr && d < dim ? __ldg(from + d) : 0.0f;
     }
   }
-  // part: [16][kBucket], free from here on.
   __device__ __forceinline__ const float* share(float* part) const {
-    float* of_warp = part + threadIdx.x / 32 * kBucket;
-#pragma unroll
-    for (int i = 0; i < kBucket; i += 128) {
-      const int d = i + threadIdx.x % 32 * 4;
-      if (d < kBucket) *reinterpret_cast<float4*>(of_warp + d) = own[i / 128];
-    }
     __syncwarp();
-    return of_warp;
+#pragma unroll
+    for (int i = 0; i < T::kColumns; ++i) part[threadIdx.x % 32 + 32 * i] = own[i];
+    __syncwarp();
+    return part;
   }
 };
 
-template <class Element, int kValues, bool kWhole>
-__device__ __forceinline__ void quantize_block(const QuantizeRowsParams& p, std::int64_t block_index) {
-  constexpr int kBucket = kValues * 4;
-  __shared__ __align__(16) float part[16 * kBucket];
-  __shared__ float mean[kBucket];
-  __shared__ uint32_t group_max[kTile];
-  const std::int64_t blocks = div_up(p.is_q ? p.sequence.seqlen_q : p.sequence.seqlen_k, kTile);
-  const int first = static_cast<int>(block_index % blocks) * kTile, head = static_cast<int>(block_index / blocks % p.heads);
-  const std::int64_t b = block_index / blocks / p.heads;
-  const SequenceRange r = p.sequence.range(b);
-  const int count = static_cast<int>((p.is_q ? r.q_len : r.k_len) - first);
-  if (count <= 0) return;
-  const int row = row_of_thread(), quad_lane = threadIdx.x % 4;
-  const bool valid = row < count;
-  if (threadIdx.x < kTile) group_max[threadIdx.x] = 0;  // a barrier follows before its first use
-  const std::int64_t first_row = (p.is_q ? r.q_begin : r.k_begin) + first;
-  const std::int64_t head_index = r.tensor_batch * p.heads + head;
-  const std::int64_t tile = head_index * p.sequence.tiles_k + p.sequence.first_tile(r, b) + first / kTile;  // k
-  const std::int64_t kv_head = b * (p.heads / p.heads_per_kv) + head / p.heads_per_kv;
-  ChannelFactors<kBucket> factors(p.factor, kv_head, code_dim(p.head_dim));
-  float x[kValues];
-  load_row<Element>(p.x, r.tensor_batch, first_row + row, head, p.head_dim, valid, x);
-  if (p.tile_mean) {
-    tile_mean(x, min(count, kTile), p.head_dim, part, mean, static_cast<Element*>(p.mean) + tile * code_dim(p.head_dim));
+// Four values per channel at a time: use(i, values of x[i] .. x[i + 3]).
+template <class T, class Use>
+__device__ __forceinline__ void by_channel(const float* values, const Use& use) {
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) x[i] = valid ? __fsub_rn(x[i], mean[channel_of(i)]) : 0.0f;
-  } else if (p.block != 1) {
-    __syncthreads();
+  for (int i = 0; i < T::kValues; i += 4) {
+    const float4 v = *reinterpret_cast<const float4*>(values + chunk_channel<T>(i) + i % 8);
+    use(i, v.x), use(i + 1, v.y), use(i + 2, v.z), use(i + 3, v.w);
   }
-  if (p.sequence_mean != nullptr) {
-    const float* m = p.sequence_mean + kv_head * p.head_dim;
-    float dot = 0.0f;
+}
+
+// Codes of this warp's rows, through shared memory, so that whole lines are written.
+template <class T>
+__device__ __forceinline__ void store_codes(const float (&x)[T::kValues], float inv, std::int8_t* to, int dim, int rows, uint4* staging) {
+  constexpr int kUnits = T::kUnits, kPasses = T::kBucket / (kUnits * 16);
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
+  auto unit_at = [](int i, int u) { return i * kUnits + (u ^ (i * T::kLanes / 2 & (kUnits - 1))); };  // no two of a store in a bank
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) {
-      const float c = channel_of(i) < p.head_dim ? m[channel_of(i)] : 0.0f;
-      if (p.is_q) {
-        dot += x[i] * c;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    __syncwarp();  // all have read what lay there
+#pragma unroll
+    for (int n = 0; n < kUnits * 2 / T::kLanes; ++n) {  // the chunks of this thread
+      const int chunk = n * T::kLanes + lane % T::kLanes, i = (pass * kUnits * 2 / T::kLanes + n) * 8;
+      uint32_t c[8];
+#pragma unroll
+      for (int k = 0; k < 8; ++k) c[k] = int8_bits(__fmul_rn(x[i + k], inv));
+      reinterpret_cast<uint2*>(staging + unit_at(lane / T::kLanes, chunk / 2))[chunk % 2] =
+          make_uint2(low_bytes(c[0], c[1], c[2], c[3]), low_bytes(c[4], c[5], c[6], c[7]));
+    }
+    __syncwarp();
+    const int i0 = lane / kUnits, u = lane % kUnits, row0 = i0 * T::kWarps + w, unit = pass * kUnits + u;
+    std::int8_t* at = to + row0 * dim + unit * 16;
+#pragma unroll
+    for (int n = 0; n < T::kWarpRows * kUnits / 32; ++n) {
+      constexpr int kStep = 32 / kUnits * T::kWarps;  // rows
+      const uint4 codes = staging[unit_at(i0 + n * (32 / kUnits), u)];
+      if (row0 + n * kStep < rows && (T::kWhole || unit * 16 < dim)) *reinterpret_cast<uint4*>(at + n * kStep * dim) = codes;
+    }
+  }
+}
+
+// This thread's row, from shared memory or straight from the caller's.
+template <class T>
+__device__ __forceinline__ void read_row(const RowPlace& at, int row, int head_dim, bool aligned, const uint4* slot,
+                                         Vector8<typename T::Element> (&raw)[T::kValues / 8]) {
+  const typename T::Element* from = static_cast<const typename T::Element*>(at.x) + row * at.seq;
+#pragma unroll
+  for (int j = 0; j < T::kValues / 8; ++j) {
+    const int channel = chunk_channel<T>(8 * j);
+    if constexpr (T::kStaged) {
+      raw[j].raw = slot[chunk_at<T>(threadIdx.x % 32 / T::kLanes, channel / 8)];
+    } else {
+      raw[j] = {};
+      if (row >= at.count || channel >= head_dim) continue;
+      if (aligned) {
+        raw[j].load(from + channel);
       } else {
-        x[i] = valid ? __fsub_rn(x[i], c) : 0.0f;
+        raw[j].load_some(from + channel, head_dim - channel);
       }
     }
+  }
+}
+
+// Tree sum over this warp's rows. A lane has some of the channels.
+template <class T>
+__device__ __forceinline__ void sum_rows(const RowPlace& at, int head_dim, const uint4* slot, float* of_warp) {
+  using Element = typename T::Element;
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
+  struct __align__(T::kColumns * 2) Packed {
+    uint32_t word[T::kColumns / 2];
+  };
+  auto row = [&](int i, float(&x)[T::kColumns]) {
+    if constexpr (T::kStaged) {
+      const int d = lane * T::kColumns;
+      const Packed packed = *reinterpret_cast<const Packed*>(reinterpret_cast<const uint32_t*>(slot + chunk_at<T>(i, d / 8)) + d % 8 / 2);
+#pragma unroll
+      for (int c = 0; c < T::kColumns; c += 2) {
+        const float2 pair = unpack_pair(packed.word[c / 2], Element{});
+        x[c] = pair.x, x[c + 1] = pair.y;
+      }
+    } else {
+#pragma unroll
+      for (int c = 0; c < T::kColumns; ++c) {
+        const int r = i * T::kWarps + w, d = lane + 32 * c;
+        x[c] = r < at.count && d < head_dim ? to_f32(static_cast<const Element*>(at.x)[r * at.seq + d]) : 0.0f;
+      }
+    }
+    if constexpr (!std::is_same_v<Element, __half>) {
+#pragma unroll
+      for (int c = 0; c < T::kColumns; ++c) x[c] = __fmul_rn(x[c], 0.0078125f);
+    }
+  };
+  float sum[T::kColumns];
+  warp_tree<T, 1>(row, 0, sum);
+#pragma unroll
+  for (int c = 0; c < T::kColumns; ++c) of_warp[T::kStaged ? lane * T::kColumns + c : lane + 32 * c] = sum[c];
+}
+
+// Codes and scales of the rows that a block has read.
+template <class T>
+__device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const RowPlace& at, const Vector8<typename T::Element> (&raw)[T::kValues / 8],
+                                              RowShared<T>& shared, uint32_t* group_max) {
+  constexpr bool kFused = std::is_same_v<typename T::Element, __half>;
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32, row = lane / T::kLanes * T::kWarps + w, dim = code_dim(T::head_dim(p));
+  const bool valid = row < at.count;
+  if (p.log2_block != 0 && threadIdx.x < kTile) group_max[threadIdx.x] = 0;  // a barrier follows before its first use
+  const float* factor = p.factor == nullptr ? nullptr : p.factor + std::int64_t{at.kv_head} * dim;
+  const ChannelValues<T> factors(factor, dim);
+  if (p.tile_mean) {
+    tile_mean<T>(p, at, factor, shared);
+  } else if (p.log2_block != 0) {
+    __syncthreads();
+  }
+  float x[T::kValues];
+#pragma unroll
+  for (int j = 0; j < T::kValues / 8; ++j) raw[j].unpack(x + 8 * j);
+  if (p.sequence_mean != nullptr) {
+    const float* center = ChannelValues<T>(p.sequence_mean + std::int64_t{at.kv_head} * p.head_dim, p.head_dim).share(shared.of_warp[w].values);
     if (p.is_q) {
-      dot += __shfl_xor_sync(~0u, dot, 1);
-      dot += __shfl_xor_sync(~0u, dot, 2);
-      if (valid && quad_lane == 0) p.mean_dot[head_index * p.sequence.q_rows + first_row + row] = dot * p.softmax_scale;
+      float dot = 0.0f;
+      by_channel<T>(center, [&](int i, float c) { dot = __fmaf_rn(x[i], c, dot); });
+#pragma unroll
+      for (int mask = 1; mask < T::kLanes; mask *= 2) dot += __shfl_xor_sync(~0u, dot, mask);
+      if (valid && lane % T::kLanes == 0) p.mean_dot[at.code_row + row] = dot * p.softmax_scale;
+    } else {
+      by_channel<T>(center, [&](int i, float c) { x[i] = __fsub_rn(x[i], c); });
     }
   }
   if (p.negate) {
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) x[i] = -x[i];
+    for (int i = 0; i < T::kValues; ++i) x[i] = -x[i];
   }
-  if (p.factor != nullptr) rotate<kWhole>(x, factors.share(part), p.head_dim);
-  const uint32_t largest = group_absmax(p, quad_max_bits(absmax_bits(x)), row, group_max);
-  const core::GroupScale s = core::group_scale(__uint_as_float(largest), 127.0f);
-  const std::int64_t code_row = p.is_q ? head_index * p.sequence.q_rows + first_row + row : tile * kTile + row;
-  if (p.is_q || p.block == 1) {
-    if (quad_lane == 0 && (valid || !p.is_q)) p.scale[code_row] = s.scale;
-  } else {
-    store_block_scales(p, tile, group_max);
-  }
-  if (p.is_q && !valid) return;
-  std::int8_t* to = p.codes + code_row * code_dim(p.head_dim) + quad_lane * 8;
+  const bool fused = kFused && factor != nullptr;  // (x - mean) * factor in one instruction: no f16 gets where a power of two changes the rounding
+  if (p.tile_mean && !fused) by_channel<T>(shared.mean, [&](int i, float m) { x[i] = __fsub_rn(x[i], m); });
+  if (factor != nullptr) {
+    const float* of_warp = factors.share(shared.of_warp[w].values);
+    if (fused && p.tile_mean) {
 #pragma unroll
-  for (int i = 0; i < kValues / 8; ++i) {
-    if (channel_of(8 * i) < code_dim(p.head_dim)) *reinterpret_cast<uint2*>(to + 32 * i) = int8_codes(x + 8 * i, s.inv);
-  }
-}
-
-// The first k_blocks blocks are tiles of K, the others blocks of Q. kWhole: head_dim is the whole bucket.
-template <class Element, int kValues, bool kWhole>
-__global__ void __launch_bounds__(kRowThreads, kWhole&& kValues <= 32 && sizeof(Element) == 2 ? 2 : 1)
-    quantize_rows_kernel(const __grid_constant__ QuantizePairParams p) {
-  if (blockIdx.x < p.k_blocks) {
-    quantize_block<Element, kValues, kWhole>(p.k, blockIdx.x);
-  } else {
-    quantize_block<Element, kValues, kWhole>(p.q, blockIdx.x - p.k_blocks);
-  }
-}
-
-// Weights of K's channels: one block per (sequence, KV head), over its first tile if that is full.
-template <class Element, int kValues>
-__global__ void __launch_bounds__(kRowThreads) key_factors_kernel(const __grid_constant__ KeyFactorsParams p) {
-  constexpr int kBucket = kValues * 4;
-  __shared__ float part[16 * kBucket];
-  __shared__ float mean[kBucket];
-  __shared__ int exponent[kBucket], median;
-  const int head = static_cast<int>(blockIdx.x % p.heads), d = threadIdx.x;
-  const std::int64_t b = blockIdx.x / p.heads;
-  const SequenceRange r = p.sequence.range(b);
-  if (p.weights && r.k_len >= kTile) {  // the same for all threads
-    float x[kValues];
-    load_row<Element>(p.x, r.tensor_batch, r.k_begin + row_of_thread(), head, p.head_dim, true, x);
-    tile_mean<Element>(x, kTile, p.head_dim, part, mean, static_cast<Element*>(nullptr));
-#pragma unroll
-    for (int i = 0; i < kValues; ++i) x[i] = fabsf(__fsub_rn(x[i], mean[channel_of(i)]));
-    const float residual = tile_sum<Element>(x, part);
-    if (d < kBucket) exponent[d] = d < p.head_dim ? core::key_exponent(residual) : core::kNoExponent;
-  } else if (d < kBucket) {
-    exponent[d] = core::kNoExponent;
-  }
-  __syncthreads();
-  if (d < p.head_dim && exponent[d] != core::kNoExponent) {
-    int rank = 0, n = 0;
-    for (int j = 0; j < p.head_dim; ++j) {
-      n += exponent[j] != core::kNoExponent;
-      rank += exponent[j] < exponent[d] || (exponent[j] == exponent[d] && j < d);
+      for (int i = 0; i < T::kValues; i += 4) {
+        const int d = chunk_channel<T>(i) + i % 8;
+        const float4 f = *reinterpret_cast<const float4*>(of_warp + d), m = *reinterpret_cast<const float4*>(shared.mean + d);
+        x[i] = __fmaf_rn(x[i], f.x, -m.x), x[i + 1] = __fmaf_rn(x[i + 1], f.y, -m.y);
+        x[i + 2] = __fmaf_rn(x[i + 2], f.z, -m.z), x[i + 3] = __fmaf_rn(x[i + 3], f.w, -m.w);
+      }
+    } else {
+      by_channel<T>(of_warp, [&](int i, float f) { x[i] = __fmul_rn(x[i], f); });
     }
-    if (rank == (n - 1) / 2) median = exponent[d];
+    rotate<T>(x, T::head_dim(p));
   }
-  __syncthreads();
-  if (d >= code_dim(p.head_dim)) return;
-  const int log2_weight = exponent[d] == core::kNoExponent ? 0 : core::key_weight_log2(exponent[d], median);
-  const std::int64_t at = blockIdx.x * static_cast<std::int64_t>(code_dim(p.head_dim)) + d;
-  const uint32_t sign = core::rotation_sign(d) ? 0x80000000u : 0u;
-  p.q_factor[at] = __uint_as_float(sign | (127u + log2_weight) << 23);
-  p.k_factor[at] = __uint_as_float(sign | (127u - log2_weight) << 23);
+  uint32_t row_max = absmax_bits(x);
+#pragma unroll
+  for (int mask = 1; mask < T::kLanes; mask *= 2) row_max = max(row_max, __shfl_xor_sync(~0u, row_max, mask));
+  const uint32_t largest = group_absmax<T>(p, valid ? row_max : 0, row, group_max);  // rows that are not there have become -mean
+  const core::GroupScale s = core::group_scale(__uint_as_float(largest), 127.0f);
+  if (p.is_q || p.log2_block == 0) {
+    if (lane % T::kLanes == 0 && (valid || !p.is_q)) p.scale[at.code_row + row] = s.scale;
+  } else {
+    store_block_scales(p, at.code_row / kTile, group_max);
+  }
+  const bool zero = s.inv == 0.0f || !valid;  // a group of zeros, or one with a NaN, which the scale tells of
+  if (__any_sync(~0u, zero)) {                // rarely: a branch that selects need not be paid for
+#pragma unroll
+    for (int i = 0; i < T::kValues; ++i) x[i] = zero ? 0.0f : x[i];
+  }
+  store_codes<T>(x, s.inv, p.codes + at.code_row * dim, dim, p.is_q ? at.count : kTile, shared.of_warp[w].codes);
 }
 
+// The first k_blocks tiles are those of K, the others blocks of Q.
+template <class T>
+__global__ void __launch_bounds__(T::kThreads, T::kStaged ? T::kBlocksPerSm : 1) quantize_rows_kernel(const __grid_constant__ QuantizePairParams p) {
+  CHITU_DYNAMIC_SHARED(uint4, 16, slot);
+  __shared__ RowShared<T> shared;
+  const uint32_t k_blocks = static_cast<uint32_t>(p.k_blocks), blocks = static_cast<uint32_t>(p.blocks);
+  const int head_dim = T::head_dim(k_blocks > 0 ? p.k : p.q), row = threadIdx.x % 32 / T::kLanes * T::kWarps + threadIdx.x / 32;
+  auto fetch = [&](uint32_t index) {
+    RowPlace at{};
+    if (index < k_blocks) {
+      at.set<typename T::Element>(p.k, p.by_k, index);
+    } else if (index < blocks) {
+      at.set<typename T::Element>(p.q, p.by_q, index - k_blocks);
+    }
+    if constexpr (T::kStaged) {
+      if (at.count > 0) fetch_rows<T>(at, head_dim, slot);
+      sm80::ptx::cp_async_commit();
+    }
+    return at;
+  };
+  RowPlace at = fetch(blockIdx.x);
+  int turn = 0;
+#pragma unroll 1
+  for (uint32_t index = blockIdx.x; index < blocks; index += gridDim.x) {
+    const bool is_k = index < k_blocks;
+    if constexpr (T::kStaged) sm80::ptx::cp_async_wait<0>();
+    __syncwarp();  // also: the warp has done with its shared memory
+    Vector8<typename T::Element> raw[T::kValues / 8];
+    if (at.count > 0) {
+      if (is_k && p.k.tile_mean) sum_rows<T>(at, head_dim, slot, shared.of_warp[threadIdx.x / 32].values);
+      read_row<T>(at, row, head_dim, p.aligned, slot, raw);
+    }
+    __syncwarp();
+    const RowPlace next = fetch(index + gridDim.x);
+    if (at.count > 0) {
+      if (is_k) {
+        quantize_rows<T>(p.k, at, raw, shared, shared.group_max[turn]);
+      } else {
+        quantize_rows<T>(p.q, at, raw, shared, shared.group_max[turn]);
+      }
+      turn ^= 1;
+    }
+    at = next;
+  }
+}
+
+template <class T>
+RowsKernel rows_kernel_of() {
+  return {quantize_rows_kernel<T>, T::kThreads, T::kDynamicShared, T::kBlocksPerSm};
+}
+
+// 16-byte copies want 16-bit inputs; what has no kernel of its own takes one that asks for less.
 template <int kHeadDim>
-KeyFactorsKernel key_factors_kernel_of(DType t) {
-  if (t == DType::f32) return key_factors_kernel<float, kHeadDim / 4>;
-  return t == DType::bf16 ? key_factors_kernel<__nv_bfloat16, kHeadDim / 4> : key_factors_kernel<__half, kHeadDim / 4>;
-}
-
-template <int kHeadDim, bool kWhole>
-RowsKernel rows_kernel(DType t) {
-  if (t == DType::f32) return quantize_rows_kernel<float, kHeadDim / 4, kWhole>;
-  return t == DType::bf16 ? quantize_rows_kernel<__nv_bfloat16, kHeadDim / 4, kWhole> : quantize_rows_kernel<__half, kHeadDim / 4, kWhole>;
+RowsKernel rows_kernel(DType t, bool whole, bool staged) {
+  if (t == DType::f32) return whole ? rows_kernel_of<RowTraits<float, kHeadDim, true, false>>() : rows_kernel_of<RowTraits<float, kHeadDim, false, false>>();
+  if (t == DType::bf16) {
+    if (!staged) return rows_kernel_of<RowTraits<__nv_bfloat16, kHeadDim, false, false>>();
+    return whole ? rows_kernel_of<RowTraits<__nv_bfloat16, kHeadDim, true, true>>() : rows_kernel_of<RowTraits<__nv_bfloat16, kHeadDim, false, true>>();
+  }
+  if (!staged) return rows_kernel_of<RowTraits<__half, kHeadDim, false, false>>();
+  return whole ? rows_kernel_of<RowTraits<__half, kHeadDim, true, true>>() : rows_kernel_of<RowTraits<__half, kHeadDim, false, true>>();
 }
 
 }  // namespace chitu::cuda

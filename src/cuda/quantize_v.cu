@@ -1,159 +1,211 @@
-// V as the kernels read it: 16-bit values in their own layout, or int8 with the keys of a channel side by side. Built without FMA contraction.
+// V as the kernels read it: 16-bit values in their own layout, or 8-bit codes with the keys of a channel side by side. Built without FMA contraction.
+#include "cuda/device/ptx/shared.cuh"
 #include "cuda/quantize.h"
 #include "cuda/rows.cuh"
+#include "cuda/sm80/ptx.cuh"
 
 namespace chitu::cuda {
 namespace {
 
-constexpr int kColumn = kTile + 4;  // bytes of a channel's codes in shared memory: spreads the banks
+// Two e4m3 codes, `low` in the low byte. Finite values within the range: neither NaN nor saturation, where hardware and core/codec.h might differ.
+__device__ __forceinline__ uint32_t e4m3_codes(float low, float high) {
+#if __CUDA_ARCH__ >= 890
+  return sm80::ptx::pack_e4m3(low, high);
+#else
+  return core::f32_to_e4m3(low) | core::f32_to_e4m3(high) << 8;
+#endif
+}
 
-// Where a block of 512 threads stands: one tile of 128 keys of one head.
-struct TilePlace {
-  SequenceRange range;
-  std::int64_t b, tile, channel0;  // tile: in v8t and the scales; channel0: in per-channel arrays
-  int head, first, count;
+// Their values in f16.
+__device__ __forceinline__ uint32_t e4m3_values(uint32_t codes) {
+#if __CUDA_ARCH__ >= 890
+  return sm80::ptx::unpack_e4m3(codes);
+#else
+  return sm80::ptx::pack_f16(core::e4m3_to_f32(codes & 0xff), core::e4m3_to_f32(codes >> 8 & 0xff));
+#endif
+}
 
-  __device__ __forceinline__ TilePlace(const Sequence& s, int heads, int head_dim) {
-    const std::int64_t tiles = div_up(s.seqlen_k, kTile);
-    first = static_cast<int>(blockIdx.x % tiles) * kTile;
-    head = static_cast<int>(blockIdx.x / tiles % heads);
-    b = blockIdx.x / tiles / heads;
-    range = s.range(b);
-    count = static_cast<int>(range.k_len - first);
-    count = count > kTile ? kTile : count;
-    tile = (range.tensor_batch * heads + head) * s.tiles_k + s.first_tile(range, b) + first / kTile;
-    channel0 = (b * heads + head) * head_dim;
+// factor[d] of a chunk; 0 behind the last channel.
+__device__ __forceinline__ void load_factors(const QuantizeVParams& p, const KeyTile& at, int chunk, float (&factor)[8]) {
+  const float* from = p.factor + (at.b * p.heads + at.head) * p.head_dim + chunk * 8;
+#pragma unroll
+  for (int e = 0; e < 8; ++e) factor[e] = chunk * 8 + e < p.head_dim ? __ldg(from + e) : 0.0f;
+}
+
+constexpr int kRowsThreads = 256, kRowsAtOnce = 8;  // of v_rows_kernel
+
+// f16 copies of V, and e4m3 codes or their values. One block per tile; a thread has eight channels of every (threads / chunks)-th row.
+template <class Element, VCodes kCodes>
+__global__ void __launch_bounds__(kRowsThreads) v_rows_kernel(const __grid_constant__ QuantizeVParams p) {
+  const KeyTile at(p.sequence, p.heads, blockIdx.x);
+  const int chunks = static_cast<int>(div_up(p.head_dim, 8)), step = kRowsThreads / chunks, chunk = threadIdx.x % chunks, row0 = threadIdx.x / chunks;
+  if (at.count <= 0 || row0 >= step) return;
+  const std::int64_t key = at.range.k_begin + at.first, keys = p.sequence.packed ? p.sequence.total_k : p.sequence.seqlen_k;
+  const std::int64_t row_stride = std::int64_t{p.heads} * code_dim(p.head_dim);
+  const std::int64_t to = (at.range.tensor_batch * keys + key) * row_stride + at.head * code_dim(p.head_dim) + chunk * 8;
+  const Chunk<Element> rows(p.x, at.range.tensor_batch, key, at.head, at.count, p.head_dim, chunk);
+  float factor[8];
+  if constexpr (kCodes != VCodes::copy) load_factors(p, at, chunk, factor);
+#pragma unroll 1
+  for (int row = row0; row < at.count; row += kRowsAtOnce * step) {
+    Vector8<Element> raw[kRowsAtOnce];
+    rows.load(raw, row, step);
+#pragma unroll
+    for (int i = 0; i < kRowsAtOnce; ++i) {
+      if (row + i * step >= at.count) break;
+      const std::int64_t at_row = to + (row + i * step) * row_stride;
+      float x[8];
+      uint32_t y[4];
+      if constexpr (kCodes == VCodes::copy) {
+        y[0] = raw[i].raw.x, y[1] = raw[i].raw.y, y[2] = raw[i].raw.z, y[3] = raw[i].raw.w;
+      } else {
+        raw[i].unpack(x);
+#pragma unroll
+        for (int e = 0; e < 8; e += 2) {
+          const float a = __fmul_rn(x[e], factor[e]), b = __fmul_rn(x[e + 1], factor[e + 1]);
+          if constexpr (kCodes == VCodes::f16) {
+            y[e / 2] = sm80::ptx::pack_f16(a, b);
+          } else {  // a factor of 0 gives 0 even for NaN: the scale carries it
+            const uint32_t codes = e4m3_codes(factor[e] == 0.0f ? 0.0f : a, factor[e + 1] == 0.0f ? 0.0f : b);
+            y[e / 2] = kCodes == VCodes::e4m3 ? codes : e4m3_values(codes);
+          }
+        }
+      }
+      if constexpr (kCodes == VCodes::e4m3) {
+        *reinterpret_cast<uint2*>(p.v8 + at_row) = make_uint2(y[0] | y[1] << 16, y[2] | y[3] << 16);
+      } else {
+        *reinterpret_cast<uint4*>(p.v16 + at_row) = make_uint4(y[0], y[1], y[2], y[3]);
+      }
+    }
   }
+}
+
+// Word of the codes of channel d in shared memory: 32 words a channel, 16 bytes of them for 16 keys. Moved so that neither four chunks of eight quads of keys nor
+// eight keys of one channel meet in a bank.
+__device__ __forceinline__ int word_of(int d, int quad) { return d * 32 + (quad / 4 ^ d / 8 % 4 * 2) * 4 + quad % 4; }
+
+// What a block knows of the tokens of a tile (C3).
+struct TokenScales {
+  float parts[kMaxHeadDim / 32][kTile];  // largest |w| of a token in each 32 channels
+  float slot[kTile];                     // scales as the codes lie
+  uint32_t limit;
 };
 
-// Smallest power of two that brings a channel of absmax a below limit; 1 where it is already.
-__device__ __forceinline__ float f16_channel_scale(float a, float limit) {
-  if (!(a > limit) || !core::is_finite(a)) return 1.0f;
-  const int n = max(0, ilogbf(a) - ilogbf(limit));
-  return ldexpf(1.0f, ldexpf(a, -n) > limit ? n + 1 : n);
-}
-
-// f16 copies of V, and e4m3 codes or their values.
-template <class Element, int kValues>
-__global__ void __launch_bounds__(kRowThreads) v_rows_kernel(const __grid_constant__ QuantizeVParams p, const __grid_constant__ VCodes codes) {
-  const TilePlace at(p.sequence, p.heads, p.head_dim);
-  if (at.count <= 0) return;
-  const int row = row_of_thread();
-  const bool valid = row < at.count;
-  float x[kValues];
-  const std::int64_t key = at.range.k_begin + at.first + row;
-  load_row<Element>(p.x, at.range.tensor_batch, key, at.head, p.head_dim, valid, x);
-  const std::int64_t keys = p.sequence.packed ? p.sequence.total_k : p.sequence.seqlen_k;
-  const std::int64_t to = ((at.range.tensor_batch * keys + key) * p.heads + at.head) * code_dim(p.head_dim);
+// Scale, inverse and flag of a tile, the same for all threads; those of the thread's four tokens in inv. w: their values, channels of this thread.
+__device__ __forceinline__ bool token_scales(const QuantizeVParams& p, const KeyTile& at, const float (&w)[4][8], const int (&row)[4], int quad, int parts,
+                                             TokenScales& shared, float (&inv)[4]) {
+  const int lane = threadIdx.x % 32, part = threadIdx.x / 128;
 #pragma unroll
-  for (int i = 0; i < kValues; ++i) {
-    const int d = channel_of(i);
-    if (d >= p.head_dim) continue;
-    const float a = p.channel != nullptr ? p.channel[at.channel0 + d] : 0.0f;
-    float scale;
-    if (codes == VCodes::f16) {
-      scale = f16_channel_scale(a, p.range);
-      if (valid) p.v16[to + d] = __half_as_ushort(__float2half_rn(x[i] * (1.0f / scale)));
-    } else if (codes == VCodes::copy) {
-      scale = 1.0f;
-      if (valid) p.v16[to + d] = p.x.dtype == DType::bf16 ? core::f32_to_bf16(x[i]) : __half_as_ushort(__float2half_rn(x[i]));
-    } else {
-      const core::GroupScale s = core::group_scale(a, p.range);
-      scale = s.scale;
-      const uint8_t code = core::e4m3_code(x[i], s.inv);
-      if (valid && codes == VCodes::e4m3) p.v8[to + d] = code;
-      if (valid && codes == VCodes::e4m3_as_f16) p.v16[to + d] = __half_as_ushort(__float2half_rn(core::e4m3_to_f32(code)));
-    }
-    if (at.first == 0 && row == 0 && p.v_scale != nullptr) p.v_scale[at.channel0 + d] = scale;
+  for (int k = 0; k < 4; ++k) {
+    const uint32_t a = quad_max_bits(absmax_bits(w[k]));
+    if (lane % 4 == 0) shared.parts[part][row[k]] = __uint_as_float(a);
   }
+  __syncthreads();
+  uint32_t largest = 0, smallest = 0x7fffffffu;
+  float4 a = {0.0f, 0.0f, 0.0f, 0.0f};
+  for (int i = 0; i < parts; ++i) {
+    const float4 x = *reinterpret_cast<const float4*>(&shared.parts[i][lane * 4]);
+    a = {absmax_nan(a.x, x.x), absmax_nan(a.y, x.y), absmax_nan(a.z, x.z), absmax_nan(a.w, x.w)};
+  }
+  const float of_token[4] = {a.x, a.y, a.z, a.w};
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if (lane * 4 + k >= at.count) continue;
+    largest = max(largest, __float_as_uint(of_token[k]));
+    smallest = min(smallest, __float_as_uint(of_token[k]));
+  }
+  const float top = __uint_as_float(__reduce_max_sync(~0u, largest)), bottom = __uint_as_float(~__reduce_max_sync(~0u, ~smallest));
+  const core::GroupScale tile = core::group_scale(top, 127.0f);
+  const bool flagged = core::is_finite(top) && tile.scale != 0.0f && top > __fmul_rn(p.flag_ratio, bottom);
+  float scale[4];
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    scale[k] = tile.scale, inv[k] = tile.inv;
+    if (!flagged || row[k] >= at.count) continue;
+    float own = fmaxf(__fmul_rn(top, 5.9604644775390625e-8f), core::kZeroGroup);  // a tiny token would make 1/t infinite
+    for (int i = 0; i < parts; ++i) own = fmaxf(own, shared.parts[i][row[k]]);
+    const core::GroupScale s = core::group_scale(own, 127.0f);
+    scale[k] = s.scale, inv[k] = s.inv;
+  }
+  if (part == 0 && lane % 4 == 0) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) p.token_scale[at.tile * kTile + row[k]] = scale[k];
+    *reinterpret_cast<float4*>(shared.slot + quad * 4) = float4{scale[0], scale[1], scale[2], scale[3]};
+  }
+  if (threadIdx.x == 0) shared.limit = 0x7f800000u;
+  return flagged;
 }
 
-// int8 or e4m3 codes, transposed through shared memory: [channel][key in the order of value_position].
-template <class Element, int kValues>
-__global__ void __launch_bounds__(kRowThreads) v_int8_kernel(const __grid_constant__ QuantizeVParams p, const __grid_constant__ VCodes codes) {
-  __shared__ __align__(4) uint8_t transposed[kValues * 4 * kColumn];
-  __shared__ float token_max[kTile], slot_scale[kTile];  // slot_scale: of flagged tiles, as their codes lie
-  __shared__ uint32_t limit;
-  const TilePlace at(p.sequence, p.heads, p.head_dim);
+// int8 or e4m3 codes, transposed through shared memory: [channel][key in the order of value_position]. One block per tile, 128 threads per 32 channels; a
+// thread has the four keys of one word of codes, and eight channels of them.
+template <class Element, VCodes kCodes>
+__global__ void __launch_bounds__(4 * kMaxHeadDim) v_tiles_kernel(const __grid_constant__ QuantizeVParams p) {
+  constexpr bool kC3 = kCodes == VCodes::s8_c3;
+  CHITU_DYNAMIC_SHARED(uint32_t, 16, words);
+  const KeyTile at(p.sequence, p.heads, blockIdx.x);
   if (at.count <= 0) return;
-  const int row = row_of_thread(), slot = row / 16 * 16 + value_position(row % 16);
-  const bool valid = row < at.count, c3 = codes == VCodes::s8_c3;
-  float x[kValues];
-  load_row<Element>(p.x, at.range.tensor_batch, at.range.k_begin + at.first + row, at.head, p.head_dim, valid, x);
-  float inv = 0.0f;
+  const int lane = threadIdx.x % 32, parts = static_cast<int>(div_up(p.head_dim, 32));
+  const int chunk = threadIdx.x / 128 * 4 + lane % 4, quad = threadIdx.x / 32 % 4 * 8 + lane / 4;
+  TokenScales& tokens = *reinterpret_cast<TokenScales*>(words + parts * 32 * 32);
+  const int first = quad / 4 * 16 + quad % 4 * 2, row[4] = {first, first + 1, first + 8, first + 9};
+  const Chunk<Element> rows(p.x, at.range.tensor_batch, at.range.k_begin + at.first, at.head, at.count, p.head_dim, chunk);
+  Vector8<Element> raw[4];
+  rows.load(raw, row);
+  float factor[8], x[4][8], inv[4];
+  load_factors(p, at, chunk, factor);
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    raw[k].unpack(x[k]);
+#pragma unroll
+    for (int e = 0; e < 8; ++e) x[k][e] = __fmul_rn(x[k][e], factor[e]);
+  }
   bool flagged = false;
-  const bool e4m3 = codes == VCodes::e4m3_tiles;  // a scale for each channel
-  if (c3) {
+  if constexpr (kC3) flagged = token_scales(p, at, x, row, quad, parts, tokens, inv);
 #pragma unroll
-    for (int i = 0; i < kValues; ++i) {
-      const int d = channel_of(i);
-      if (d < p.head_dim && valid) x[i] = __fmul_rn(x[i], __fdiv_rn(1.0f, p.channel[at.channel0 + d]));
-    }
-    const uint32_t mine = quad_max_bits(absmax_bits(x));
-    if (threadIdx.x % 4 == 0) token_max[row] = __uint_as_float(mine);
-    __syncthreads();
-    uint32_t largest = 0, smallest = 0x7fffffffu;
-    for (int j = 0; j < at.count; ++j) {
-      const uint32_t a = __float_as_uint(token_max[j]);
-      largest = max(largest, a);
-      smallest = min(smallest, a);
-    }
-    const float top = __uint_as_float(largest);
-    core::GroupScale s = core::group_scale(top, 127.0f);
-    flagged = core::is_finite(top) && s.scale != 0.0f && top > __fmul_rn(p.flag_ratio, __uint_as_float(smallest));
-    if (flagged && valid) {
-      const float floor = fmaxf(__fmul_rn(top, 5.9604644775390625e-8f), core::kZeroGroup);  // a tiny token would make 1/t infinite
-      s = core::group_scale(fmaxf(__uint_as_float(mine), floor), 127.0f);
-    }
-    inv = s.inv;
-    if (threadIdx.x % 4 == 0) {
-      p.token_scale[at.tile * kTile + row] = s.scale;
-      slot_scale[slot] = s.scale;  // padding has codes 0
-    }
-    if (threadIdx.x == 0) limit = 0x7f800000u;
-  } else if (e4m3) {
-    if (at.first == 0 && threadIdx.x < p.head_dim)
-      p.v_scale[at.channel0 + threadIdx.x] = core::group_scale(p.channel[at.channel0 + threadIdx.x], p.range).scale;
-  } else {
-    uint32_t largest = 0;
-    for (int d = 0; d < p.head_dim; ++d) largest = max(largest, __float_as_uint(p.channel[at.channel0 + d]));
-    const core::GroupScale s = core::group_scale(__uint_as_float(largest), p.range);
-    inv = s.inv;
-    if (at.first == 0 && threadIdx.x < p.head_dim) p.v_scale[at.channel0 + threadIdx.x] = s.scale;
-  }
+  for (int e = 0; e < 8; ++e) {
+    uint32_t word;
+    if constexpr (kCodes == VCodes::e4m3_tiles) {
+      word = e4m3_codes(x[0][e], x[1][e]) | e4m3_codes(x[2][e], x[3][e]) << 16;
+    } else {
+      uint32_t c[4];
 #pragma unroll
-  for (int i = 0; i < kValues; ++i) {
-    const int d = channel_of(i);
-    uint8_t code = 0;
-    if (valid && e4m3) {
-      if (d < p.head_dim) code = core::e4m3_code(x[i], core::group_scale(p.channel[at.channel0 + d], p.range).inv);
-    } else if (valid) {
-      code = static_cast<uint8_t>(core::int8_code(x[i], inv));
+      for (int k = 0; k < 4; ++k) c[k] = int8_bits(kC3 ? __fmul_rn(x[k][e], inv[k]) : x[k][e]);
+      word = low_bytes(c[0], c[1], c[2], c[3]);
     }
-    transposed[d * kColumn + slot] = code;
+    words[word_of(chunk * 8 + e, quad)] = (kC3 ? inv[0] : factor[e]) == 0.0f ? 0 : word;  // a NaN: the scale carries it
   }
   __syncthreads();
-  const uint32_t* words = reinterpret_cast<const uint32_t*>(transposed);
-  uint32_t* to = reinterpret_cast<uint32_t*>(p.v8t + at.tile * p.head_dim * kTile);
-  for (int i = threadIdx.x; i < p.head_dim * (kTile / 4); i += kRowThreads) to[i] = words[i / 32 * (kColumn / 4) + i % 32];
-  if (c3 && threadIdx.x < p.head_dim) {
-    int sum = 0;
-    for (int j = 0; j < kTile / 4; ++j) sum = __dp4a(static_cast<int>(words[threadIdx.x * (kColumn / 4) + j]), 0x01010101, sum);
-    const float mean = __fdiv_rn(static_cast<float>(sum), static_cast<float>(at.count));
-    p.tile_mean[at.tile * p.head_dim + threadIdx.x] = mean;
-    if (flagged && mean != 0.0f) {
+  uint4* to = reinterpret_cast<uint4*>(p.v8t + at.tile * p.head_dim * kTile);
+#pragma unroll
+  for (int i = threadIdx.x; i < parts * 256; i += parts * 128) {  // 16 keys of a channel
+    const int d = i / 8, group = i % 8;
+    const uint4 codes = *reinterpret_cast<const uint4*>(words + word_of(d, group * 4));
+    if (d < p.head_dim) to[i] = codes;
+    if constexpr (kC3) {
+      const uint32_t word[4] = {codes.x, codes.y, codes.z, codes.w};
+      int sum = 0;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) sum = __dp4a(static_cast<int>(word[k]), 0x01010101, sum);
+#pragma unroll
+      for (int mask = 1; mask <= 4; mask *= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+      const float mean = __fdiv_rn(static_cast<float>(sum), static_cast<float>(at.count));
+      if (group == 0 && d < p.head_dim) p.tile_mean[at.tile * p.head_dim + d] = mean;
+      if (!flagged) continue;
       float largest = 0.0f;
-#pragma unroll 4
-      for (int j = 0; j < kTile; ++j) {
-        const int code = static_cast<std::int8_t>(transposed[threadIdx.x * kColumn + j]);
-        largest = fmaxf(largest, __fmul_rn(slot_scale[j], static_cast<float>(abs(code))));
+#pragma unroll
+      for (int k = 0; k < 16; ++k) {
+        const int code = static_cast<std::int8_t>(word[k / 4] >> k % 4 * 8);
+        largest = fmaxf(largest, __fmul_rn(tokens.slot[group * 16 + k], static_cast<float>(abs(code))));
       }
-      atomicMin(&limit, __float_as_uint(__fdiv_rn(largest, fabsf(mean))));
+#pragma unroll
+      for (int mask = 1; mask <= 4; mask *= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, mask));
+      if (group == 0 && d < p.head_dim && mean != 0.0f) atomicMin(&tokens.limit, __float_as_uint(__fdiv_rn(largest, fabsf(mean))));
     }
   }
-  if (!c3) return;
-  __syncthreads();
-  if (threadIdx.x == 0) p.shift_limit[at.tile] = flagged ? __uint_as_float(limit) : 0.0f;
+  if constexpr (kC3) {
+    __syncthreads();
+    if (threadIdx.x == 0) p.shift_limit[at.tile] = flagged ? __uint_as_float(tokens.limit) : 0.0f;
+  }
 }
 
 __global__ void unpack_kernel(const uint8_t* codes, uint16_t* v16, std::int64_t n) {
@@ -162,22 +214,48 @@ __global__ void unpack_kernel(const uint8_t* codes, uint16_t* v16, std::int64_t 
   }
 }
 
-using Kernel = void (*)(QuantizeVParams, VCodes);
-template <int kValues>
-Kernel kernel_for(DType t, bool tiles) {
-  if (tiles) return t == DType::f32 ? v_int8_kernel<float, kValues> : t == DType::bf16 ? v_int8_kernel<__nv_bfloat16, kValues> : v_int8_kernel<__half, kValues>;
-  return t == DType::f32 ? v_rows_kernel<float, kValues> : t == DType::bf16 ? v_rows_kernel<__nv_bfloat16, kValues> : v_rows_kernel<__half, kValues>;
+using Kernel = void (*)(QuantizeVParams);
+template <VCodes kCodes>
+Kernel rows_kernel_of(DType t) {
+  return t == DType::f32 ? v_rows_kernel<float, kCodes> : t == DType::bf16 ? v_rows_kernel<__nv_bfloat16, kCodes> : v_rows_kernel<__half, kCodes>;
+}
+template <VCodes kCodes>
+Kernel tiles_kernel_of(DType t) {
+  return t == DType::f32 ? v_tiles_kernel<float, kCodes> : t == DType::bf16 ? v_tiles_kernel<__nv_bfloat16, kCodes> : v_tiles_kernel<__half, kCodes>;
+}
+
+Kernel kernel_of(VCodes codes, DType t) {
+  switch (codes) {
+    case VCodes::copy:  // 16 bits are 16 bits
+      return v_rows_kernel<__half, VCodes::copy>;
+    case VCodes::f16:
+      return rows_kernel_of<VCodes::f16>(t);
+    case VCodes::e4m3_as_f16:
+      return rows_kernel_of<VCodes::e4m3_as_f16>(t);
+    case VCodes::e4m3:
+      return rows_kernel_of<VCodes::e4m3>(t);
+    case VCodes::e4m3_tiles:
+      return tiles_kernel_of<VCodes::e4m3_tiles>(t);
+    case VCodes::s8_tensor:
+      return tiles_kernel_of<VCodes::s8_tensor>(t);
+    case VCodes::s8_c3:
+      return tiles_kernel_of<VCodes::s8_c3>(t);
+  }
+  return nullptr;
 }
 
 }  // namespace
 
 void quantize_v(const QuantizeVParams& p, VCodes codes, cudaStream_t stream) {
   const std::int64_t blocks = static_cast<std::int64_t>(p.sequence.batch) * p.heads * div_up(p.sequence.seqlen_k, kTile);
-  const bool int8 = codes == VCodes::s8_tensor || codes == VCodes::s8_c3 || codes == VCodes::e4m3_tiles;
-  const Kernel kernel = p.head_dim <= 64    ? kernel_for<16>(p.x.dtype, int8)
-                        : p.head_dim <= 128 ? kernel_for<32>(p.x.dtype, int8)
-                                            : kernel_for<64>(p.x.dtype, int8);
-  launch(kernel, blocks, kRowThreads, 0, stream, p, codes);
+  const bool tiles = codes == VCodes::s8_tensor || codes == VCodes::s8_c3 || codes == VCodes::e4m3_tiles;
+  const int parts = static_cast<int>(div_up(p.head_dim, 32));
+  const std::int64_t shared = parts * 32 * kTile + (codes == VCodes::s8_c3 ? static_cast<std::int64_t>(sizeof(TokenScales)) : 0);
+  if (tiles) {
+    launch(kernel_of(codes, p.x.dtype), blocks, parts * 128, shared, stream, p);
+  } else {
+    launch(kernel_of(codes, p.x.dtype), blocks, kRowsThreads, 0, stream, p);
+  }
 }
 
 void unpack_v(const std::uint8_t* codes, std::uint16_t* v16, std::int64_t n, cudaStream_t stream) {

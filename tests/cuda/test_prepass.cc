@@ -278,19 +278,21 @@ TEST_P(Prepass, HostileValues) {
   const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   for (float factor : {0.0f, 1e-38f, 1e-30f, 1e-20f, 1e5f, 1e18f, 1e37f, inf, nan}) {
     for (bool all : {false, true}) {
-      CallSpec s;
-      s.seqlen_q = 40, s.seqlen_k = 400, s.head_dim = s.head_dim_v = 64;
-      s.dtype = DType::f32;
-      TestCall host(s);
-      auto spoil = [&](std::vector<float> x) {
-        for (std::size_t i = 0; i < x.size(); ++i)
-          if (all ? std::isfinite(factor) : i % 1543 == 5) x[i] *= factor;
-        return x;
-      };
-      host.set_q(spoil(host.q()));
-      host.set_k(spoil(host.k()));
-      host.set_v(spoil(host.v()));
-      EXPECT_EQ(check(host, host.options(GetParam())), "") << factor << (all ? " everywhere" : " in places");
+      for (std::int64_t keys : {400, 100}) {  // of 100 every token is a sample of V
+        CallSpec s;
+        s.seqlen_q = 40, s.seqlen_k = keys, s.head_dim = s.head_dim_v = 64;
+        s.dtype = DType::f32;
+        TestCall host(s);
+        auto spoil = [&](std::vector<float> x) {
+          for (std::size_t i = 0; i < x.size(); ++i)
+            if (all ? std::isfinite(factor) : i % 1543 == 5) x[i] *= factor;
+          return x;
+        };
+        host.set_q(spoil(host.q()));
+        host.set_k(spoil(host.k()));
+        host.set_v(spoil(host.v()));
+        EXPECT_EQ(check(host, host.options(GetParam())), "") << factor << (all ? " everywhere" : " in places") << ", " << keys << " keys";
+      }
     }
   }
 }

@@ -1,4 +1,4 @@
-// What the mma.sync kernels use of sm_80: one instruction, one function.
+// What the mma.sync kernels and the pre-pass use of sm_80: one instruction, one function.
 #pragma once
 #include <cstdint>
 
