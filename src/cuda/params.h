@@ -71,11 +71,11 @@ struct StatisticsParams {
   Sequence sequence;
   int heads, head_dim;
   Statistic what;
-  float range;     ///< largest code; f16: largest value
-  float* tiles;    ///< scratch: [tensor batch, heads, tiles_k, head_dim]
+  float range;            ///< largest code; f16: largest value
+  float* tiles;           ///< scratch: [tensor batch, heads, tiles_k, head_dim]
   std::uint32_t* bounds;  ///< scratch, weights: [tensor batch, heads, tiles_k, 8, 2]: largest and smallest sample
-  float* result;   ///< [batch, heads, head_dim]: the mean, or what V is multiplied by before it is rounded
-  float* v_scale;  ///< V: [batch, heads, head_dim]: multiplies the output's channel
+  float* result;          ///< [batch, heads, head_dim]: the mean, or what V is multiplied by before it is rounded
+  float* v_scale;         ///< V: [batch, heads, head_dim]: multiplies the output's channel
 };
 
 /// Signs of the rotation and weights of K's channels, as Q and K are multiplied by them.

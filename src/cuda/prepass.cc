@@ -117,16 +117,16 @@ void prepare_statistics(const KvShape& s, const KvBuffers& b, const KvScratch& s
   if (b.q_factor != nullptr) key_factors({k, s.sequence, s.heads, s.head_dim, s.scheme.k_weights, b.q_factor, scratch.k_factor}, stream);
   const VCodes codes = v_codes(s);
   const StatisticsParams of_k{k, s.sequence, s.heads, s.head_dim, Statistic::mean, 0.0f, scratch.k_tiles, nullptr, b.sequence_mean, nullptr};
-  const StatisticsParams of_v{v,           s.sequence,        s.heads,          s.head_dim_v,     v_statistic(codes), v_range(s, codes), scratch.v_tiles,
-                              scratch.v_bounds, scratch.v_factor, b.v_scale};
+  const StatisticsParams of_v{
+      v, s.sequence, s.heads, s.head_dim_v, v_statistic(codes), v_range(s, codes), scratch.v_tiles, scratch.v_bounds, scratch.v_factor, b.v_scale};
   statistics(b.sequence_mean != nullptr ? &of_k : nullptr, scratch.v_factor != nullptr ? &of_v : nullptr, stream);
 }
 
 void prepare_v(const KvShape& s, const KvBuffers& b, const KvScratch& scratch, const View& v, cudaStream_t stream) {
   const VCodes codes = v_codes(s);
   if (codes == VCodes::copy && !s.blob) return;
-  quantize_v({v, s.sequence, s.heads, s.head_dim_v, s.scheme.flag_ratio, scratch.v_factor, b.v16, b.v8, b.v8t, b.token_scale, b.tile_mean, b.shift_limit}, codes,
-             stream);
+  quantize_v({v, s.sequence, s.heads, s.head_dim_v, s.scheme.flag_ratio, scratch.v_factor, b.v16, b.v8, b.v8t, b.token_scale, b.tile_mean, b.shift_limit},
+             codes, stream);
 }
 
 void set_grain(QuantizeRowsParams& p, const core::Grain& g) {

@@ -246,8 +246,8 @@ __device__ __forceinline__ int exponent_of(float a) { return core::is_finite(a) 
 
 constexpr int kSampleTiles = 8;  // of a warp
 
-// Tree sums of the squares of the samples of eight tiles, 32 channels a warp: lane l has tile l / 4, chunk l % 4. bounds: largest |x| and smallest but zero, less 1,
-// as bits, over what this lane read.
+// Tree sums of the squares of the samples of eight tiles, 32 channels a warp: lane l has tile l / 4, chunk l % 4. bounds: largest |x| and smallest but zero,
+// less 1, as bits, over what this lane read.
 template <class Element>
 __device__ __forceinline__ void sample_squares(const StatisticsParams& p, const TilesOfHead& at, int first_tile, int warp, uint2& bounds) {
   const int lane = threadIdx.x % 32, chunk = warp * 4 + lane % 4, t = first_tile + lane / 4;
@@ -286,7 +286,9 @@ __device__ __forceinline__ void sample_squares(const StatisticsParams& p, const 
   store_channels(p.tiles + (at.first_tile + t) * p.head_dim + chunk * 8, y, rows.channels);
 }
 
-__device__ __forceinline__ uint2* bounds_of(const StatisticsParams& p, std::int64_t tile) { return reinterpret_cast<uint2*>(p.bounds) + tile * (kMaxHeadDim / 32); }
+__device__ __forceinline__ uint2* bounds_of(const StatisticsParams& p, std::int64_t tile) {
+  return reinterpret_cast<uint2*>(p.bounds) + tile * (kMaxHeadDim / 32);
+}
 
 // One block per eight tiles of a head, a warp per 32 channels. Squares of x as it is, see channel_weights_kernel.
 template <class Element>
@@ -303,8 +305,8 @@ __global__ void __launch_bounds__(kMaxHeadDim) sample_squares_kernel(const __gri
   if (threadIdx.x % 32 == 0) bounds_of(p, at.first_tile + first_tile)[warp] = bounds;
 }
 
-// Tree sum of the squares of x * 2^-e over the samples of one tile and channel. Slots come in the order of their bits reversed, so that partial sums meet as the
-// ones of a binary counter carry.
+// Tree sum of the squares of x * 2^-e over the samples of one tile and channel. Slots come in the order of their bits reversed, so that partial sums meet as
+// the ones of a binary counter carry.
 template <class Element>
 __device__ __forceinline__ float sum_of_squares(const StatisticsParams& p, const TilesOfHead& at, int t, int d, int e) {
   const int bits = few_samples(at.range.k_len) ? 7 : 4;
@@ -396,8 +398,8 @@ void channel_weights(const StatisticsParams& p, cudaStream_t stream) {
   const std::int64_t groups = div_up(tiles_of(p), kSampleTiles);
   launch(of_type(p.x.dtype, sample_squares_kernel<float>, sample_squares_kernel<__nv_bfloat16>, sample_squares_kernel<__half>), heads_of(p) * groups,
          threads_of(p.head_dim), 0, stream, p);
-  launch(of_type(p.x.dtype, channel_weights_kernel<float>, channel_weights_kernel<__nv_bfloat16>, channel_weights_kernel<__half>), heads_of(p), 1024, 0,
-         stream, p);
+  launch(of_type(p.x.dtype, channel_weights_kernel<float>, channel_weights_kernel<__nv_bfloat16>, channel_weights_kernel<__half>), heads_of(p), 1024, 0, stream,
+         p);
 }
 
 }  // namespace

@@ -80,8 +80,8 @@ __global__ void __launch_bounds__(kRowsThreads) v_rows_kernel(const __grid_const
   }
 }
 
-// Word of the codes of channel d in shared memory: 32 words a channel, 16 bytes of them for 16 keys. Moved so that neither four chunks of eight quads of keys nor
-// eight keys of one channel meet in a bank.
+// Word of the codes of channel d in shared memory: 32 words a channel, 16 bytes of them for 16 keys. Moved so that neither four chunks of eight quads of keys
+// nor eight keys of one channel meet in a bank.
 __device__ __forceinline__ int word_of(int d, int quad) { return d * 32 + (quad / 4 ^ d / 8 % 4 * 2) * 4 + quad % 4; }
 
 // What a block knows of the tokens of a tile (C3).
