@@ -114,17 +114,16 @@ __device__ __forceinline__ void make_weights(const Score (&s)[kCount], uint32_t 
   }
 }
 
-// The largest logit this thread sees in each row, -inf if none is visible. block: as above.
+// The largest logit this thread sees in each row, -inf if none is visible.
 template <bool kMasked, int kCount, class Score>
-__device__ __forceinline__ void row_levels(const Score (&s)[kCount], float (&level)[2], const RowScale& scale, const VisibleColumns (&columns)[2],
-                                           int block = 0) {
+__device__ __forceinline__ void row_levels(const Score (&s)[kCount], float (&level)[2], const RowScale& scale, const VisibleColumns (&columns)[2]) {
   constexpr int kChains = 4;  // independent maxima per row: one chain alone would wait for itself
   Score top[2][kChains];
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     int r = i / 2 % 2, chain = i / 4 % kChains;
     Score x = s[i];
-    if constexpr (kMasked) x = visible(columns[r], (block + i / 4) * 8 + i % 2) ? x : kLowest<Score>;
+    if constexpr (kMasked) x = visible(columns[r], i / 4 * 8 + i % 2) ? x : kLowest<Score>;
     top[r][chain] = i / 4 < kChains && i % 2 == 0 ? x : score_max(top[r][chain], x);
   }
 #pragma unroll
