@@ -18,7 +18,7 @@ struct PairConsumer {
   static __device__ __forceinline__ void init_shared(char*) {}
 
   // Weights of tile n of the first rows beside PV of tile n + 1 and S of tile n of the second ones; then the other way round, a tile further. S is issued
-  // only when PV is done: its registers are those of the weights that PV reads.
+  // only when PV is done: both at once would need 224 registers.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void step(const Work& w, int n) {
     if constexpr (kStage == 0) first.phase ^= 1;
