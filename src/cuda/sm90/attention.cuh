@@ -243,7 +243,7 @@ struct Consumer : ConsumerBase<T> {
     release_keys(kStage);
     rescale();
     ptx::mbarrier_wait(&bar.v_full[kStage], phase);
-    if (n == w.n_end - 1) clear_value_tail(w, n, warpgroup);
+    if (n == w.n_end - 1) clear_value_tail(w, n);
     issue_pv<kStage>();
     if (n > w.n_begin) fetch_tile(n - 1);
     ptx::wgmma_wait<0>();
@@ -294,14 +294,15 @@ struct Consumer : ConsumerBase<T> {
     ptx::mbarrier_wait(&bar.v_full[kStage], phase);
   }
 
-  // Values behind the end of a sequence may be NaN, and 0 * NaN is NaN: clear those rows of stage 0. index: of this warpgroup.
-  __device__ __forceinline__ void clear_value_tail(const Work& w, int n, int index) {
+  // Values behind the end of a sequence may be NaN, and 0 * NaN is NaN: clear those rows of stage 0.
+  __device__ __forceinline__ void clear_value_tail(const Work& w, int n) {
     int valid = w.at.k_len - n * T::kTileN;
     if (valid >= T::kTileN || w.zeros_behind) return;
     int words = (T::kTileN - valid) * (T::kChunk16 / 16);
     for (int chunk = 0; chunk < T::kChunks16; ++chunk) {
       uint4* to = reinterpret_cast<uint4*>(smem + T::kVOffset + (chunk * T::kTileN + valid) * T::kChunk16);
-      for (int i = (index * 4 + warp) * 32 + lane; i < words; i += T::kWarpgroups * 128) to[i] = make_uint4(0, 0, 0, 0);
+      for (int i = ((T::kOrder == Order::in_turn ? warpgroup / 2 : warpgroup) * 4 + warp) * 32 + lane; i < words; i += T::kWarpgroups * 128)
+        to[i] = make_uint4(0, 0, 0, 0);
     }
     ptx::fence_proxy_async();
     ptx::bar_sync(kBarConsumers, T::kWarpgroups * 128);
@@ -318,7 +319,7 @@ struct Consumer : ConsumerBase<T> {
     if constexpr (T::kOverlap) {
       release_keys(0);
       prepare_next<0>(w, n);
-      clear_value_tail(w, n, warpgroup);
+      clear_value_tail(w, n);
     } else {
       finish_serial_step<0>(w, n);
     }

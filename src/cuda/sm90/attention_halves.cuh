@@ -66,7 +66,7 @@ struct HalvesConsumer : Consumer<T> {
     ptx::pin(s[1]);
     this->template first_softmax<true, 0>(w, n, s[0]);
     ptx::mbarrier_wait(&bar.v_full[0], phase);
-    this->clear_value_tail(w, n, this->warpgroup);
+    this->clear_value_tail(w, n);
     second_half<true, 0>(w, n);
   }
 

@@ -65,7 +65,7 @@ struct PairConsumer {
     first.template first_softmax<true, 0>(w, n, s_first);
     second.template first_softmax<true, 0>(w, n, s_second);
     ptx::mbarrier_wait(&first.bar.v_full[0], first.phase);
-    first.clear_value_tail(w, n, first.warpgroup / 2);
+    first.clear_value_tail(w, n);
     wait_next_keys<0>(w, n);
     first.template issue_pv<0>();
     first.template issue_qk<1>(s_first);
