@@ -4,13 +4,15 @@
 #   tests     tests/cuda/run_on_gpu.sh; CALLS: random calls per core (default 6500)
 #   sanitize  tests/cuda/sanitize_on_gpu.sh
 #   kernels   checks and times of the kernel benchmarks that BIN_FOLDER has (benchmarks/kernels/build.sh); ALL=1: also variants the library does not use
-#   tables    `chitu bench`: 4K and 16K, head_dim 64, 128, 256, causal, every Hopper row
+#   tables    `chitu bench`: 4K and 16K, head_dim 64, 128, 256, causal, every kernel that serves
 #   shapes    `chitu bench`: shapes of video and image models, decoding from an 8-bit cache
 #   peers     PyTorch's backends (needs PyTorch with CUDA as python3)
 #   long      `chitu bench --table long` at 10K, 100K, 1M keys
 # Default: all but sanitize and long. BIN_FOLDER holds chitu and chitu_cuda_tests of the build to record. Exit status: of the tests and checks.
 set -u
-bin=$(cd "$1" && pwd) out=$2 hash=$3
+[ $# -ge 3 ] || { sed -n '3p' "$0" | cut -c5- >&2 && exit 2; }
+bin=$(cd "$1" && pwd) || exit 2
+out=$2 hash=$3
 shift 3
 [ $# -gt 0 ] || set -- tests kernels tables shapes peers
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -36,8 +38,11 @@ bench() { # NAME OPTIONS ...: a table, and its JSON with the hash of the build
   local name=$1
   shift
   echo "== $name: chitu bench $*"
-  timeout "${LIMIT:-120}" "$bin/chitu" bench --device cuda --quiet --json "$out/$name.json" "$@" | sed -n '/^method\|^keys\|^[0-9a-z]* .*_/p'
-  [ -s "$out/$name.json" ] || { echo "$name: no result" && worst=1 && return; }
+  rm -f "$out/$name.json"
+  timeout "${LIMIT:-120}" "$bin/chitu" bench --device cuda --quiet --json "$out/$name.json" "$@" | sed -n '/^method\|^N \|^[0-9a-zA-Z_]\+ .*_/p'
+  local status=${PIPESTATUS[0]}
+  [ "$status" -eq 0 ] || { echo "$name: exit status $status" && worst=1; }
+  [ -s "$out/$name.json" ] || return
   sed -i "0,/{/s//{\n \"git\": \"$hash\",/" "$out/$name.json"
 }
 
@@ -45,6 +50,7 @@ kernels() {
   local name
   for name in sm90_attention_bench sm90_8bit_bench; do
     [ -x "$bin/$name" ] || continue
+    rm -f "$out/$name-times.json"
     JSON=$out/$name-times.json record "$name" "$bin/$name" check repeat time
   done
   [ ! -x "$bin/prepass_bench" ] || record prepass "$bin/prepass_bench"
@@ -71,7 +77,7 @@ for stage; do
   case $stage in
     tests) record tests "$root/tests/cuda/run_on_gpu.sh" "$bin" "${CALLS:-6500}" ;;
     sanitize) record sanitize "$root/tests/cuda/sanitize_on_gpu.sh" "$bin" ;;
-    peers) record peers python3 "$root/benchmarks/peers_cuda.py" --json "$out/peers-times.json" ;;
+    peers) rm -f "$out/peers-times.json" && record peers python3 "$root/benchmarks/peers_cuda.py" --json "$out/peers-times.json" ;;
     long) LIMIT=500 bench long --table long --seqlen 10K,100K,1M ;;
     kernels | tables | shapes) $stage ;;
     *) echo "gpu_record.sh: unknown stage '$stage', want tests, sanitize, kernels, tables, shapes, peers or long" >&2 && exit 2 ;;

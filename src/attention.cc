@@ -115,6 +115,10 @@ std::vector<Candidate> candidates(const AttentionArgs& args, const AttentionOpti
   for (Method method : methods) {
     Problem p = base;
     p.scheme = core::resolve_scheme(method, p.dtype, options.scheme);
+    if (args.kv != nullptr) {
+      const std::string field = core::first_difference(p.scheme, core::default_scheme(method, p.dtype));
+      CHITU_CHECK(field.empty(), "scheme: want none beside kv, whose codes and layout are those of the method's default scheme, got a departure in ", field);
+    }
     for (const core::Backend* backend : all) {
       for (const core::Kernel& row : backend->kernels) list.push_back({backend, &row, p, refuse(row, p, options, automatic)});
     }

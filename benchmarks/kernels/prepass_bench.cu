@@ -1,8 +1,6 @@
 // What the kernels of the pre-pass take, method by method, as a share of a device-to-device copy's speed over the bytes that each must move.
 //   prepass_bench        median of 21 runs; ONLY=name of a method, BF16=1: bf16 instead of f16, TILES=0: V of chitu_fast and sage2 as the generic rows read it
-// It checks nothing (tests/cuda does). Built by
-//   nvcc -std=c++20 -O3 -fmad=false -gencode arch=compute_90,code=sm_90 -cudart static -Ibenchmarks/kernels/timed -Isrc -Iinclude src/cuda/quantize*.cu
-//     src/cuda/{prepass,runtime}.cc src/core/*.cc benchmarks/kernels/prepass_bench.cu
+// It checks nothing (tests/cuda does). Built by benchmarks/kernels/build.sh.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 

@@ -114,7 +114,7 @@ int repeat(const Variant8& v, int times) {
   return h != 0;
 }
 
-void time_all(const std::vector<Variant8>& chosen, const std::vector<int>& lengths) {
+void time_all(const std::vector<Variant8>& chosen, const std::vector<int>& lengths, const std::string& command) {
   const char* path = std::getenv("JSON");
   std::FILE* json = path ? std::fopen(path, "w") : nullptr;
   bool first = true;
@@ -124,9 +124,9 @@ void time_all(const std::vector<Variant8>& chosen, const std::vector<int>& lengt
     const char *hash = std::getenv("GIT_HASH"), *date = std::getenv("DATE"), *driver = std::getenv("DRIVER");
     std::fprintf(
         json,
-        "{\"gpu\": \"%s\", \"driver\": \"%s\", \"git\": \"%s\", \"date\": \"%s\", \"command\": \"sm90_8bit_bench time\", \"repeats\": 20, \"statistic\": "
+        "{\"gpu\": \"%s\", \"driver\": \"%s\", \"git\": \"%s\", \"date\": \"%s\", \"command\": \"%s\", \"repeats\": 20, \"statistic\": "
         "\"median\",\n \"results\": [",
-        device.name, driver ? driver : "", hash ? hash : "", date ? date : "");
+        device.name, driver ? driver : "", hash ? hash : "", date ? date : "", command.c_str());
   }
   for (int causal = 0; causal < 2; ++causal) {
     for (int length : lengths) {
@@ -179,6 +179,6 @@ int main(int argc, char** argv) {
   }
   if (wants("repeat"))
     for (const Variant8& v : chosen) failures += repeat(v, 1000);
-  if (wants("time")) time_all(chosen, wants("sweep") ? std::vector<int>{1024, 4096, 16384, 32768} : std::vector<int>{16384});
+  if (wants("time")) time_all(chosen, wants("sweep") ? std::vector<int>{1024, 4096, 16384, 32768} : std::vector<int>{16384}, command_line(argc, argv));
   return failures != 0;
 }

@@ -109,8 +109,8 @@ int main(int argc, char** argv) {
       CHECK(cudaGetDeviceProperties(&device, 0));
       CHECK(cudaDriverGetVersion(&driver));
       const char *hash = std::getenv("GIT_HASH"), *date = std::getenv("DATE"), *driver_name = std::getenv("DRIVER");
-      std::fprintf(json, "{\"gpu\": \"%s\", \"cuda\": %d, \"driver\": \"%s\", \"git\": \"%s\", \"date\": \"%s\", \"command\": \"sm90_attention_bench time sweep\", \"repeats\": 20, \"statistic\": \"median\",\n \"results\": [",
-                   device.name, driver, driver_name ? driver_name : "", hash ? hash : "", date ? date : "");
+      std::fprintf(json, "{\"gpu\": \"%s\", \"cuda\": %d, \"driver\": \"%s\", \"git\": \"%s\", \"date\": \"%s\", \"command\": \"%s\", \"repeats\": 20, \"statistic\": \"median\",\n \"results\": [",
+                   device.name, driver, driver_name ? driver_name : "", hash ? hash : "", date ? date : "", command_line(argc, argv).c_str());
       header = std::ftell(json);
     }
     std::vector<int> lengths = {16384};

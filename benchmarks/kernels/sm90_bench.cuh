@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 #include <vector>
 
 #include "sm90_reference.cuh"
@@ -19,6 +20,17 @@ using chitu::cuda::sm90::kUnbounded;
       std::exit(2);                                                                  \
     }                                                                                \
   } while (0)
+
+// For the record: the words given, and what the environment adds.
+inline std::string command_line(int argc, char** argv) {
+  std::string text;
+  for (const char* name : {"ONLY", "ALL"})
+    if (const char* value = std::getenv(name)) text += std::string(name) + "=" + value + " ";
+  const std::string program = argv[0];
+  text += program.substr(program.rfind('/') + 1);
+  for (int i = 1; i < argc; ++i) text += std::string(" ") + argv[i];
+  return text;
+}
 
 struct Shape {
   int batch, heads_q, heads_kv, seqlen_q, seqlen_k, head_dim;

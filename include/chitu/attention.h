@@ -54,7 +54,8 @@ enum class PvAccumulation : std::uint8_t { fp32, fp32_fp32, fp32_fp16, fp16, fp1
 /// The two published groupings of SageAttention's scales: its Hopper kernel and its mma.sync kernels.
 enum class FragmentFamily : std::uint8_t { sm90, mma_sync };
 
-/// Departures from a method's default scheme. Only the sage and int_flash methods take them; any field a method cannot honour is an error.
+/// Departures from a method's default scheme. Only the sage and int_flash methods take them; any field a method cannot honour is an error, and so is any
+/// departure beside a QuantizedKV, which is made in the default scheme.
 struct SchemeOptions {
   std::optional<Granularity> granularity;
   std::optional<FragmentFamily> family;

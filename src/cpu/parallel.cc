@@ -62,9 +62,11 @@ class Pool {
  public:
   explicit Pool(int threads) {
     // The workers inherit this mask: a program's signal handlers run on its own threads, never on these.
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    // What a thread's own fault or a profiler raises stays open.
+    sigset_t held, before;
+    sigfillset(&held);
+    for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP, SIGSYS, SIGPROF}) sigdelset(&held, own);
+    pthread_sigmask(SIG_SETMASK, &held, &before);
     std::exception_ptr error;
     try {
       for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { loop(i); });

@@ -46,7 +46,7 @@ __device__ __forceinline__ void store_as(__nv_bfloat16* to, float x) { *to = __f
 __device__ __forceinline__ void store_as(float* to, float x) { *to = x; }
 
 // Where 128 rows of q or k lie.
-struct RowPlace {
+struct TileRows {
   const void* x;
   std::int64_t seq;       // stride of rows
   std::int64_t code_row;  // of the first, in codes; of Q in scales too
@@ -75,7 +75,7 @@ __device__ __forceinline__ int chunk_at(int i, int chunk) {
 
 // Starts copies of this warp's rows.
 template <class T>
-__device__ __forceinline__ void fetch_rows(const RowPlace& at, int head_dim, const uint4* slot) {
+__device__ __forceinline__ void fetch_rows(const TileRows& at, int head_dim, const uint4* slot) {
   constexpr int kAtOnce = 32 / T::kChunks;  // rows of one instruction
   const int chunk = threadIdx.x % T::kChunks, i0 = threadIdx.x % 32 / T::kChunks, first = i0 * T::kWarps + threadIdx.x / 32;
   const bool inside = T::kWhole || chunk * 8 < head_dim;
@@ -111,7 +111,7 @@ __device__ __forceinline__ void warp_tree(const Slot& slot, int first, float (&s
 
 // Mean of the tile from the sums of the warps, rounded to the dtype of the input, in shared.mean and where K keeps it. factor: of the rotation, null: none.
 template <class T>
-__device__ __forceinline__ void tile_mean(const QuantizeRowsParams& p, const RowPlace& at, const float* factor, RowShared<T>& shared) {
+__device__ __forceinline__ void tile_mean(const QuantizeRowsParams& p, const TileRows& at, const float* factor, RowShared<T>& shared) {
   using Element = typename T::Element;
   const int head_dim = T::head_dim(p);
   // The slots of the tree hold x * 2^-7, so that the sum cannot overflow. f16 cannot overflow or vanish in f32: there one factor at the end gives the same
@@ -182,7 +182,6 @@ __device__ __forceinline__ void rotate(float (&x)[T::kValues], int head_dim) {
 }
 
 // absmax of the group of this thread's row. group_max: 128 zeroed words.
-template <class T>
 __device__ __forceinline__ uint32_t group_absmax(const QuantizeRowsParams& p, uint32_t row_max, int row, uint32_t* group_max) {
   if (p.log2_block == 0) return row_max;
   const int group = (row >> p.log2_block << p.log2_groups) + (row % 8 >> (3 - p.log2_groups));
@@ -268,7 +267,7 @@ __device__ __forceinline__ void store_codes(const float (&x)[T::kValues], float 
 
 // This thread's row, from shared memory or straight from the caller's.
 template <class T>
-__device__ __forceinline__ void read_row(const RowPlace& at, int row, int head_dim, bool aligned, const uint4* slot,
+__device__ __forceinline__ void read_row(const TileRows& at, int row, int head_dim, bool aligned, const uint4* slot,
                                          Vector8<typename T::Element> (&raw)[T::kValues / 8]) {
   const typename T::Element* from = static_cast<const typename T::Element*>(at.x) + row * at.seq;
 #pragma unroll
@@ -290,7 +289,7 @@ __device__ __forceinline__ void read_row(const RowPlace& at, int row, int head_d
 
 // Tree sum over this warp's rows. A lane has some of the channels.
 template <class T>
-__device__ __forceinline__ void sum_rows(const RowPlace& at, int head_dim, const uint4* slot, float* of_warp) {
+__device__ __forceinline__ void sum_rows(const TileRows& at, int head_dim, const uint4* slot, float* of_warp) {
   using Element = typename T::Element;
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
   struct __align__(T::kColumns * 2) Packed {
@@ -325,7 +324,7 @@ __device__ __forceinline__ void sum_rows(const RowPlace& at, int head_dim, const
 
 // Codes and scales of the rows that a block has read.
 template <class T>
-__device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const RowPlace& at, const Vector8<typename T::Element> (&raw)[T::kValues / 8],
+__device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const TileRows& at, const Vector8<typename T::Element> (&raw)[T::kValues / 8],
                                               RowShared<T>& shared, uint32_t* group_max) {
   constexpr bool kFused = std::is_same_v<typename T::Element, __half>;
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32, row = lane / T::kLanes * T::kWarps + w, dim = code_dim(T::head_dim(p));
@@ -377,7 +376,7 @@ __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const
   uint32_t row_max = absmax_bits(x);
 #pragma unroll
   for (int mask = 1; mask < T::kLanes; mask *= 2) row_max = max(row_max, __shfl_xor_sync(~0u, row_max, mask));
-  const uint32_t largest = group_absmax<T>(p, valid ? row_max : 0, row, group_max);  // rows that are not there have become -mean
+  const uint32_t largest = group_absmax(p, valid ? row_max : 0, row, group_max);  // rows that are not there have become -mean
   const core::GroupScale s = core::group_scale(__uint_as_float(largest), 127.0f);
   if (p.is_q || p.log2_block == 0) {
     if (lane % T::kLanes == 0 && (valid || !p.is_q)) p.scale[at.code_row + row] = s.scale;
@@ -400,7 +399,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kStaged ? T::kBlocksPerSm : 1)
   const uint32_t k_blocks = static_cast<uint32_t>(p.k_blocks), blocks = static_cast<uint32_t>(p.blocks);
   const int head_dim = T::head_dim(k_blocks > 0 ? p.k : p.q), row = threadIdx.x % 32 / T::kLanes * T::kWarps + threadIdx.x / 32;
   auto fetch = [&](uint32_t index) {
-    RowPlace at{};
+    TileRows at{};
     if (index < k_blocks) {
       at.set<typename T::Element>(p.k, p.by_k, index);
     } else if (index < blocks) {
@@ -412,7 +411,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kStaged ? T::kBlocksPerSm : 1)
     }
     return at;
   };
-  RowPlace at = fetch(blockIdx.x);
+  TileRows at = fetch(blockIdx.x);
   int turn = 0;
 #pragma unroll 1
   for (uint32_t index = blockIdx.x; index < blocks; index += gridDim.x) {
@@ -425,7 +424,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kStaged ? T::kBlocksPerSm : 1)
       read_row<T>(at, row, head_dim, p.aligned, slot, raw);
     }
     __syncwarp();
-    const RowPlace next = fetch(index + gridDim.x);
+    const TileRows next = fetch(index + gridDim.x);
     if (at.count > 0) {
       if (is_k) {
         quantize_rows<T>(p.k, at, raw, shared, shared.group_max[turn]);

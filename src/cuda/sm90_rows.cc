@@ -64,11 +64,6 @@ std::string why_not(const Problem& p, bool reads_inputs = true) {
 
 std::string supported(const char* reason) { return reason == nullptr ? std::string() : std::string("the Hopper kernel does not take this call: ") + reason; }
 
-std::string departs_from_blob(const Problem& p) {
-  if (!p.quantized_kv || p.scheme == core::default_scheme(p.scheme.method, p.dtype)) return {};
-  return "reads a QuantizedKV in the scheme that it was made in, without departures";
-}
-
 std::string eight_bit_why_not(const Problem& p) {
   if (std::string why = why_not(p); !why.empty()) return why;
   sm90::AttentionParams x = params_of(p);
@@ -187,7 +182,6 @@ std::string sm90_int8_f16_peers_why_not(const Problem& p) {
   if (s.method != Method::sage1 && s.method != Method::int_flash_half) return "computes methods sage1 and int_flash_half only";
   if (s.smooth_q || s.smooth_v) return "does not smooth Q or V";
   if (s.accumulate != core::Accumulate::f32) return "sums P.V in f32 (scheme.pv_accumulation fp32), not in f16";
-  if (std::string why = departs_from_blob(p); !why.empty()) return why;
   if (std::string why = why_not(p, false); !why.empty()) return why;
   return supported(sm90::supports_int8_f16(params_of(p)));
 }
@@ -196,7 +190,6 @@ std::string sm90_int8_i8_why_not(const Problem& p) {
   const core::Scheme& s = p.scheme;
   if (s.method != Method::chitu_int8 && s.method != Method::int_flash) return "computes methods chitu_int8 and int_flash only";
   if (s.smooth_q || s.smooth_v) return "does not smooth Q or V";
-  if (std::string why = departs_from_blob(p); !why.empty()) return why;
   return eight_bit_why_not(p);
 }
 

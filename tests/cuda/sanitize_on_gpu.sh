@@ -17,7 +17,13 @@ check() { # TOOL NAME ARGUMENTS ...
   status=$?
   verdict=$(grep -E 'ERROR SUMMARY|RACECHECK SUMMARY' "$log" | tail -n 1 | sed 's/=* *//')
   case $status in
-    0) grep -qE 'SKIPPED|no CUDA device' "$log" && verdict="skipped: no GPU" && status=2 ;;
+    0)
+      if grep -qE 'SKIPPED|no CUDA device' "$log"; then
+        verdict="skipped: no GPU" status=2
+      elif [ -z "$verdict" ] || { [[ "$*" == --gtest* ]] && ! grep -qE '^\[  PASSED  \] [1-9]' "$log"; }; then
+        verdict="nothing was checked" status=2
+      fi
+      ;;
     124) verdict="out of time after $limit s" ;;
   esac
   echo "$tool $name: ${verdict:-no summary} (exit $status)"
@@ -33,6 +39,7 @@ export binary limit logs
       echo "$tool $method --gtest_filter=Methods/Rows.MatchTheirSpecification/$method"
     done
     echo "$tool prepass --gtest_filter=*Prepass*"
+    echo "$tool schemes --gtest_filter=CudaSchemes.Departures:CudaDecode.*:*PackedSequences*"
   done
   for dim in 64 96 128 256; do
     echo "initcheck d$dim timing 700 2 $dim"

@@ -248,6 +248,28 @@ TEST(CudaErrors, RefusesWithASentence) {
   EXPECT_EQ(device, 0);
 }
 
+/// Codes and layout of a cache are those of the default scheme: a kernel of another one would read past its end.
+TEST(CudaErrors, NoOtherSchemeBesideACache) {
+  CHITU_NEED_GPU();
+  TestCall host(small_call());
+  GpuCall gpu(host);
+  AttentionArgs a = gpu.args();
+  const QuantizeOptions q{Method::sage1, nullptr};
+  DeviceBuffer blob(quantized_kv_bytes(a.k, a.v, q)), scratch(quantize_kv_workspace_bytes(a.k, a.v, q));
+  const QuantizedKV kv = quantize_kv(a.k, a.v, q, blob.data(), scratch.data());
+  a.k = a.v = {};
+  a.kv = &kv;
+  AttentionOptions o = host.options(Method::sage1);
+  EXPECT_NO_THROW(plan(a, o));
+  o.scheme.granularity = Granularity::per_token;
+  try {
+    plan(a, o);
+    FAIL() << "a scale per token beside a cache of one per block";
+  } catch (const InvalidArgument& e) {
+    EXPECT_NE(std::string(e.what()).find("scheme"), std::string::npos) << e.what();
+  }
+}
+
 /// Rows 2^31 and more elements apart: any 32-bit offset lands elsewhere.
 TEST(CudaLarge, OffsetsBeyond32Bits) {
   CHITU_NEED_GPU();

@@ -98,7 +98,8 @@ CUDA = [
      "*Rows.Match*/int_flash_half"),
     ("the second 64 keys take the scale of the first", "src/cuda/device/softmax.cuh", "kBlocks == 1 || column < 64 ?", "true ?", "cuda_emulated_tests",
      "CudaSchemes.Departures"),
-    ("lse lacks the mean of K", "src/cuda/sm90/epilogue.cuh", "lse += mean_dot(p, w, i);", "lse += 0.f;", "cuda_emulated_tests", "CudaSchemes.Departures"),
+    ("another scheme beside a cache", "src/attention.cc", "CHITU_CHECK(field.empty(),", "CHITU_CHECK(true,", "cuda_emulated_tests", "CudaErrors.NoOtherScheme*"),
+    ("lse lacks the mean of K", "src/cuda/sm90/epilogue.cuh", "lse += mean_dot(p, at, w.head, i);", "lse += 0.f;", "cuda_emulated_tests", "CudaSchemes.Departures"),
     ("sums are kept when the running maximum of int_flash moves", "src/cuda/sm90/attention8.cuh", "state.l[r] = fmaf(state.l[r], tile.w[r], T::kInt8Pv",
      "state.l[r] = fmaf(state.l[r], 1.f, T::kInt8Pv", "cuda_emulated_tests", "*Rows.Match*/int_flash"),
 ]

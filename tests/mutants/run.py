@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from mutants import DIRECT, MUTANTS  # noqa: E402
 
-FOLDERS = ("include", "src", "tests", "cmake", "CMakeLists.txt")
+FOLDERS = ("include", "src", "tests", "benchmarks", "cmake", "CMakeLists.txt")
 # Edits that make the scratch build fast; each must match.
 FAST = [
     ("src/cpu/CMakeLists.txt", "set(isa_flags -O3)", "set(isa_flags -O1)"),

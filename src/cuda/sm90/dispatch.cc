@@ -85,99 +85,35 @@ const char* supports_f16_f16(const AttentionParams& p) {
   return nullptr;
 }
 
+namespace {
+using Launch = cudaError_t (*)(const AttentionParams&, cudaStream_t);
+
+cudaError_t by_head_dim(const AttentionParams& p, cudaStream_t stream, Launch d64, Launch d96, Launch d128, Launch d256) {
+  const Launch launch = p.head_dim == 64 ? d64 : p.head_dim == 96 ? d96 : p.head_dim == 128 ? d128 : p.head_dim == 256 ? d256 : nullptr;
+  return launch != nullptr ? launch(p, stream) : cudaErrorInvalidValue;
+}
+}  // namespace
+
 cudaError_t launch_int8_f16(const AttentionParams& p, cudaStream_t stream) {
-  switch (p.head_dim) {
-    case 64: return launch_int8_f16_d64(p, stream);
-    case 96: return launch_int8_f16_d96(p, stream);
-    case 128: return launch_int8_f16_d128(p, stream);
-    case 256: return launch_int8_f16_d256(p, stream);
-    default: return cudaErrorInvalidValue;
-  }
+  return by_head_dim(p, stream, launch_int8_f16_d64, launch_int8_f16_d96, launch_int8_f16_d128, launch_int8_f16_d256);
 }
-
 cudaError_t launch_int8_f16_peers(const AttentionParams& p, cudaStream_t stream) {
-  switch (p.head_dim) {
-    case 64:
-      return launch_int8_f16_peers_d64(p, stream);
-    case 96:
-      return launch_int8_f16_peers_d96(p, stream);
-    case 128:
-      return launch_int8_f16_peers_d128(p, stream);
-    case 256:
-      return launch_int8_f16_peers_d256(p, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_head_dim(p, stream, launch_int8_f16_peers_d64, launch_int8_f16_peers_d96, launch_int8_f16_peers_d128, launch_int8_f16_peers_d256);
 }
-
 cudaError_t launch_f16_f16(const AttentionParams& p, cudaStream_t stream) {
-  switch (p.head_dim) {
-    case 64: return launch_f16_f16_d64(p, stream);
-    case 96: return launch_f16_f16_d96(p, stream);
-    case 128: return launch_f16_f16_d128(p, stream);
-    case 256: return launch_f16_f16_d256(p, stream);
-    default: return cudaErrorInvalidValue;
-  }
+  return by_head_dim(p, stream, launch_f16_f16_d64, launch_f16_f16_d96, launch_f16_f16_d128, launch_f16_f16_d256);
 }
-
 cudaError_t launch_int8_f8(const AttentionParams& p, cudaStream_t stream) {
-  switch (p.head_dim) {
-    case 64:
-      return launch_int8_f8_d64(p, stream);
-    case 96:
-      return launch_int8_f8_d96(p, stream);
-    case 128:
-      return launch_int8_f8_d128(p, stream);
-    case 256:
-      return launch_int8_f8_d256(p, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_head_dim(p, stream, launch_int8_f8_d64, launch_int8_f8_d96, launch_int8_f8_d128, launch_int8_f8_d256);
 }
-
 cudaError_t launch_int8_f8_running(const AttentionParams& p, cudaStream_t stream) {
-  switch (p.head_dim) {
-    case 64:
-      return launch_int8_f8_running_d64(p, stream);
-    case 96:
-      return launch_int8_f8_running_d96(p, stream);
-    case 128:
-      return launch_int8_f8_running_d128(p, stream);
-    case 256:
-      return launch_int8_f8_running_d256(p, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_head_dim(p, stream, launch_int8_f8_running_d64, launch_int8_f8_running_d96, launch_int8_f8_running_d128, launch_int8_f8_running_d256);
 }
-
 cudaError_t launch_int8_i8(const AttentionParams& p, cudaStream_t stream) {
-  switch (p.head_dim) {
-    case 64:
-      return launch_int8_i8_d64(p, stream);
-    case 96:
-      return launch_int8_i8_d96(p, stream);
-    case 128:
-      return launch_int8_i8_d128(p, stream);
-    case 256:
-      return launch_int8_i8_d256(p, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_head_dim(p, stream, launch_int8_i8_d64, launch_int8_i8_d96, launch_int8_i8_d128, launch_int8_i8_d256);
 }
-
 cudaError_t launch_int8_i8_running(const AttentionParams& p, cudaStream_t stream) {
-  switch (p.head_dim) {
-    case 64:
-      return launch_int8_i8_running_d64(p, stream);
-    case 96:
-      return launch_int8_i8_running_d96(p, stream);
-    case 128:
-      return launch_int8_i8_running_d128(p, stream);
-    case 256:
-      return launch_int8_i8_running_d256(p, stream);
-    default:
-      return cudaErrorInvalidValue;
-  }
+  return by_head_dim(p, stream, launch_int8_i8_running_d64, launch_int8_i8_running_d96, launch_int8_i8_running_d128, launch_int8_i8_running_d256);
 }
 
 }  // namespace chitu::cuda::sm90

@@ -14,7 +14,6 @@ constexpr int kBiasTiles = 8;    // scale tiles whose bias is made at once
 // Swizzle width for rows of `bytes`: the widest that divides them.
 constexpr int chunk_bytes(int bytes) { return bytes % 128 == 0 ? 128 : bytes % 64 == 0 ? 64 : 32; }
 constexpr ptx::Swizzle swizzle_of(int chunk) { return chunk == 128 ? ptx::Swizzle::b128 : chunk == 64 ? ptx::Swizzle::b64 : ptx::Swizzle::b32; }
-constexpr int round_up(int x, int to) { return (x + to - 1) / to * to; }
 
 // Scales of int8 keys. tile: four for the 128 keys of a scale tile. block: four for AttentionParams::k_block keys, 128 or 64. token: one for every key.
 enum class KeyScales { tile, block, token };

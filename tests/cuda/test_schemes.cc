@@ -1,0 +1,169 @@
+// Departures from the methods' schemes, the choice between rows, and random calls.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+#include "row_cases.h"
+
+namespace chitu::test {
+namespace {
+
+/// Departures from a method's scheme that rows serve: every granularity, sage1 also with f32 sums, int_flash with the mean of K taken off.
+std::vector<AttentionOptions> departures() {
+  std::vector<AttentionOptions> list;
+  for (Method m : {Method::sage1, Method::sage2}) {
+    for (Granularity g : {Granularity::per_block, Granularity::per_warp, Granularity::per_thread, Granularity::per_token}) {
+      for (FragmentFamily f : {FragmentFamily::sm90, FragmentFamily::mma_sync}) {
+        const bool has_family = m == Method::sage2 || g == Granularity::per_warp || g == Granularity::per_thread;
+        if (!has_family && f != FragmentFamily::sm90) continue;
+        AttentionOptions o;
+        o.method = m;
+        o.scheme.granularity = g;
+        if (has_family) o.scheme.family = f;
+        list.push_back(o);
+        if (m == Method::sage2) continue;
+        o.scheme.pv_accumulation = PvAccumulation::fp32;
+        list.push_back(o);
+      }
+    }
+  }
+  for (Method m : {Method::int_flash, Method::int_flash_half}) {
+    AttentionOptions o;
+    o.method = m;
+    o.scheme.smooth_k = true;
+    list.push_back(o);
+  }
+  return list;
+}
+
+std::string departure_text(const AttentionOptions& o) {
+  const auto number = [](const auto& x) { return x ? std::to_string(static_cast<int>(*x)) : std::string("-"); };
+  return std::string(method_name(o.method)) + " granularity " + number(o.scheme.granularity) + " family " + number(o.scheme.family) + " accumulation " +
+         number(o.scheme.pv_accumulation);
+}
+
+/// Every row that serves the call in this scheme; how many there are.
+int check_departure(const CallSpec& spec, const AttentionOptions& departure) {
+  TestCall host(spec);
+  GpuCall gpu(host);
+  AttentionOptions o = host.options(departure.method);
+  o.scheme = departure.scheme;
+  const auto rows = gpu.rows(o);
+  for (const std::string& row : rows) {
+    o.kernel = row;
+    EXPECT_EQ(check_row(host, gpu, o, false), "") << row << ", " << departure_text(departure) << ": " << spec.text();
+  }
+  return static_cast<int>(rows.size());
+}
+
+TEST(CudaSchemes, Departures) {
+  CHITU_NEED_GPU();
+  for (const AttentionOptions& o : departures()) EXPECT_GT(check_departure(shape(1, 150, 300, 2, 1, 64, 64), o), 0) << departure_text(o);
+}
+
+/// Scales of 128, 64 and single keys by turns, over every case and type.
+TEST(CudaSchemes, DeparturesInEveryCase) {
+  CHITU_NEED_GPU();
+  const auto all = departures();
+  int turn = 0;
+  for (const Case& c : cases()) {
+    for (DType t : {DType::f16, DType::bf16, DType::f32}) {
+      CallSpec s = c.spec;
+      s.dtype = t;
+      s.out_dtype = turn / 3 % 2 == 0 ? DType::f32 : t;
+      const AttentionOptions& o = all[static_cast<std::size_t>(turn) % all.size()];
+      if (chosen(turn++, 5, 0)) EXPECT_GT(check_departure(s, o), 0) << departure_text(o) << ": " << s.text();
+    }
+  }
+}
+
+/// A row that is not verified serves only what no verified row serves, packed sequences included; and the Hopper rows take them when asked.
+TEST(CudaSelection, PrefersVerifiedRows) {
+  CHITU_NEED_GPU();
+  const bool on_hopper = cuda::backend().caps({DeviceType::cuda, 0}).capability == 90;
+  const auto serves_on_hopper = [](const std::vector<std::string>& rows) {
+    return std::any_of(rows.begin(), rows.end(), [](const std::string& row) { return row.rfind("sm90", 0) == 0; });
+  };
+  for (bool packed : {false, true}) {
+    CallSpec s = shape(1, 40, 200, 2, 1, 128, 128);
+    if (packed) s.lens_q = {40, 7}, s.lens_k = {200, 9};
+    TestCall host(s);
+    GpuCall gpu(host);
+    for (Method m : kMethods) {
+      const auto serving = gpu.rows(host.options(m));
+      const std::string chosen_row(plan(gpu.args(), host.options(m)).kernel());
+      for (const core::Kernel& row : cuda::backend().kernels)
+        if (row.name == chosen_row) EXPECT_TRUE(row.verified) << chosen_row << " for " << method_name(m);
+      // sage1 sums in f16 by default, and only its departure from that has a Hopper row
+      if (on_hopper) EXPECT_EQ(serves_on_hopper(serving), m != Method::sage1) << method_name(m) << (packed ? ", packed" : "");
+    }
+    AttentionOptions sage1 = host.options(Method::sage1);
+    sage1.scheme.pv_accumulation = PvAccumulation::fp32;
+    if (on_hopper) EXPECT_TRUE(serves_on_hopper(gpu.rows(sage1)));
+  }
+}
+
+/// Random small calls of every kind against the specification. CHITU_CUDA_SWEEP: how many (default 400).
+TEST(CudaSweep, RandomCalls) {
+  CHITU_NEED_GPU();
+  const char* wanted = std::getenv("CHITU_CUDA_SWEEP");
+  const char* first = std::getenv("CHITU_CUDA_SWEEP_SEED");
+  const int n = wanted != nullptr ? std::atoi(wanted) : effort(400);
+  std::mt19937_64 random(first != nullptr ? std::strtoull(first, nullptr, 10) : 1);
+  auto pick = [&](std::int64_t lo, std::int64_t hi) { return lo + static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(hi - lo + 1)); };
+  const auto schemes = departures();
+  int faults = 0;
+  for (int i = 0; i < n && faults < 10; ++i) {
+    constexpr std::int64_t kDims[] = {64, 128, 96, 256};
+    CallSpec s = shape(pick(1, 2), pick(1, 40), pick(0, 180), 1, pick(1, 2), pick(1, 4) == 1 ? pick(1, 256) : kDims[std::min<std::int64_t>(pick(0, 4), 3)], 0);
+    s.heads_q = s.heads_kv * pick(1, 3);
+    s.head_dim_v = pick(0, 3) == 0 ? pick(1, 256) : s.head_dim;
+    s.dtype = static_cast<DType>(pick(0, 2));
+    s.out_dtype = pick(0, 1) == 0 ? DType::f32 : s.dtype;
+    s.layout = static_cast<Layout>(pick(0, 4));
+    s.lse = pick(0, 3) != 0;
+    s.seed = static_cast<std::uint64_t>(i) + 1;
+    if (pick(0, 2) == 0) s.mask.right = pick(-3, 50);
+    if (pick(0, 3) == 0) s.mask.left = pick(0, 100);
+    if (pick(0, 3) == 0) s.mask.diagonal = pick(-40, 60);
+    if (pick(0, 3) == 0) s.softmax_scale = static_cast<float>(pick(-10, 40)) / 100.0f;
+    switch (pick(0, 5)) {
+      case 0:
+        s.dense = static_cast<DenseKind>(pick(1, 3));
+        s.dense_broadcast = pick(0, 1) == 1;
+        break;
+      case 1:
+        for (std::int64_t b = 0; b < s.batch; ++b) s.lens_k.push_back(static_cast<std::int32_t>(pick(0, s.seqlen_k)));
+        break;
+      case 2:
+        for (std::int64_t b = pick(1, 4); b > 0; --b) {
+          s.lens_q.push_back(static_cast<std::int32_t>(pick(0, 50)));
+          s.lens_k.push_back(static_cast<std::int32_t>(pick(0, 140)));
+        }
+        s.batch = 1;
+        break;
+      default:
+        break;
+    }
+    if (pick(0, 7) == 0) {
+      const AttentionOptions& o = schemes[static_cast<std::size_t>(pick(0, static_cast<std::int64_t>(schemes.size()) - 1))];
+      EXPECT_GT(check_departure(s, o), 0) << departure_text(o) << ": " << s.text();
+      continue;
+    }
+    const Method m = kMethods[pick(0, 7)];
+    if (!takes(s, m)) continue;
+    std::string fault;
+    try {
+      fault = check(s, m);
+    } catch (const std::exception& e) {
+      fault = e.what();
+    }
+    if (!fault.empty()) ++faults;
+    EXPECT_EQ(fault, "") << method_name(m) << ": " << s.text();
+  }
+}
+
+}  // namespace
+}  // namespace chitu::test
