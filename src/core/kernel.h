@@ -43,7 +43,7 @@ struct Problem {
   bool padded = false;  ///< seqlens_k
   bool has_lse = false;
   bool quantized_kv = false;  ///< args.kv instead of k and v
-  bool aligned16 = false;     ///< base addresses and strides of q, k, v and out are multiples of 16 bytes (what TMA and 16-byte copies need)
+  bool aligned16 = false;     ///< base addresses and strides of q, k, v and out are multiples of 16 bytes, no stride is 0 (what TMA needs)
   std::int64_t group() const { return num_heads_kv == 0 ? 0 : num_heads_q / num_heads_kv; }  ///< a call without heads is legal
   friend bool operator==(const Problem&, const Problem&) = default;
 };
@@ -59,7 +59,8 @@ struct Kernel {
   const char* name;  ///< <family>_<qk>_<pv>; f16 stands for both 16-bit floats, i8 for s8 or u8; _varlen: packed sequences only,
                      ///< _peers: methods of others on the same kernel, decode: few query rows
   DeviceType device;
-  bool verified;   ///< has passed the suite on real hardware, in a build that docs/kernels names (README: what changed since); automatic takes another only if nothing else serves
+  bool verified;   ///< has passed the suite on real hardware, in a build that docs/kernels names (README: what changed since); automatic takes another only if
+                   ///< nothing else serves
   bool reference;  ///< a specification, not a kernel: automatic never picks it
   /// Empty: serves it. Else a sentence for the user.
   std::string (*why_not)(const Problem&);

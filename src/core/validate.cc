@@ -179,7 +179,7 @@ bool aligned16(const View& v) {
   if (v.data == nullptr) return true;
   const auto bytes = static_cast<std::int64_t>(dtype_size(v.dtype));
   bool ok = reinterpret_cast<std::uintptr_t>(v.data) % 16 == 0;
-  for (int i = 0; i < 3; ++i) ok = ok && (v.shape[i] <= 1 || v.stride[i] % 16 * bytes % 16 == 0);
+  for (int i = 0; i < 3; ++i) ok = ok && (v.shape[i] <= 1 || (v.stride[i] > 0 && v.stride[i] % 16 * bytes % 16 == 0));
   return ok;
 }
 

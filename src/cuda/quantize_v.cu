@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(4 * kMaxHeadDim) v_tiles_kernel(const __grid_c
   if (at.count <= 0) return;
   const int lane = threadIdx.x % 32, parts = static_cast<int>(div_up(p.head_dim, 32));
   const int chunk = threadIdx.x / 128 * 4 + lane % 4, quad = threadIdx.x / 32 % 4 * 8 + lane / 4;
-  TokenScales& tokens = *reinterpret_cast<TokenScales*>(words + parts * 32 * 32);
+  __shared__ __align__(16) TokenScales tokens;  // static: with it, the dynamic part would need an attribute that two host threads could set by turns
   const int first = quad / 4 * 16 + quad % 4 * 2, row[4] = {first, first + 1, first + 8, first + 9};
   const Chunk<Element> rows(p.x, at.range.tensor_batch, at.range.k_begin + at.first, at.head, at.count, p.head_dim, chunk);
   Vector8<Element> raw[4];
@@ -250,9 +250,8 @@ void quantize_v(const QuantizeVParams& p, VCodes codes, cudaStream_t stream) {
   const std::int64_t blocks = static_cast<std::int64_t>(p.sequence.batch) * p.heads * div_up(p.sequence.seqlen_k, kTile);
   const bool tiles = codes == VCodes::s8_tensor || codes == VCodes::s8_c3 || codes == VCodes::e4m3_tiles;
   const int parts = static_cast<int>(div_up(p.head_dim, 32));
-  const std::int64_t shared = parts * 32 * kTile + (codes == VCodes::s8_c3 ? static_cast<std::int64_t>(sizeof(TokenScales)) : 0);
   if (tiles) {
-    launch(kernel_of(codes, p.x.dtype), blocks, parts * 128, shared, stream, p);
+    launch(kernel_of(codes, p.x.dtype), blocks, parts * 128, std::int64_t{parts} * 32 * kTile, stream, p);
   } else {
     launch(kernel_of(codes, p.x.dtype), blocks, kRowsThreads, 0, stream, p);
   }

@@ -55,8 +55,10 @@ std::string why_not(const Problem& p, bool reads_inputs = true) {
   if (p.dense_mask != core::DenseMask::none) return "does not take a dense mask";
   if (p.head_dim_v != p.head_dim) return "wants head_dim_v equal to head_dim";
   if (reads_inputs && p.dtype == DType::f32) return "reads f16 and bf16, not f32";
-  if (!p.aligned16) return "wants rows that start at multiples of 16 bytes";
+  if (!p.aligned16) return "wants rows that start at multiples of 16 bytes, and none repeated by a stride of 0";
   if (p.seqlen_k == 0) return "wants at least one key";
+  if (p.batch * p.num_heads_kv * div_up(p.seqlen_k, kTile) > kMaxBlocks / 2)
+    return "batch x heads x tiles of 128 keys exceeds what one launch holds (2^31 blocks)";
   const std::int64_t tokens = p.packed ? std::max(p.total_q, p.total_k) : std::max(p.seqlen_q, p.seqlen_k);
   if (tokens >= 0x7fffff00 || p.batch * p.num_heads_q > (1 << 20)) return "wants at most 2^20 heads and 2^29 tokens";
   return {};

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <random>
 
+#include "core/validate.h"
 #include "row_cases.h"
 
 namespace chitu::test {
@@ -103,6 +104,28 @@ TEST(CudaSelection, PrefersVerifiedRows) {
     sage1.scheme.pv_accumulation = PvAccumulation::fp32;
     if (on_hopper) EXPECT_TRUE(serves_on_hopper(gpu.rows(sage1)));
   }
+}
+
+/// The tensor maps of the Hopper rows cannot repeat a head, and the pre-pass of a packed call has blocks for the longest sequence in every batch.
+TEST(CudaSelection, HopperRowsLeaveWhatTheyCannotMap) {
+  CHITU_NEED_GPU();
+  for (Method m : {Method::exact, Method::chitu}) {
+    TestCall host(shape(1, 40, 200, 4, 2, 64, 64));
+    GpuCall gpu(host);
+    const AttentionOptions o = host.options(m);
+    ASSERT_EQ(gpu.run(o), "");
+    gpu.args().k.stride[2] = 0;  // both KV heads are the first
+    for (const std::string& row : gpu.rows(o)) EXPECT_NE(row.rfind("sm90", 0), 0u) << row;
+    ASSERT_EQ(gpu.run(o), "");
+  }
+  TestCall host(shape(1, 1, 200, 1, 1, 64, 64));
+  GpuCall gpu(host);
+  core::Problem p = core::validate(gpu.args(), host.options(Method::chitu));
+  p.caps = cuda::backend().caps(p.device);
+  p.scheme = core::default_scheme(Method::chitu, p.dtype);
+  p.packed = true;
+  p.batch = 4100, p.num_heads_q = p.num_heads_kv = 32, p.total_q = 4100, p.total_k = p.seqlen_k = 1 << 22;
+  for (const core::Kernel& row : cuda::backend().kernels) EXPECT_NE(row.why_not(p), "") << row.name;
 }
 
 /// Random small calls of every kind against the specification. CHITU_CUDA_SWEEP: how many (default 400).
