@@ -122,11 +122,10 @@ void time_all(const std::vector<Variant8>& chosen, const std::vector<int>& lengt
     cudaDeviceProp device;
     CHECK(cudaGetDeviceProperties(&device, 0));
     const char *hash = std::getenv("GIT_HASH"), *date = std::getenv("DATE"), *driver = std::getenv("DRIVER");
-    std::fprintf(
-        json,
-        "{\"gpu\": \"%s\", \"driver\": \"%s\", \"git\": \"%s\", \"date\": \"%s\", \"command\": \"%s\", \"repeats\": 20, \"statistic\": "
-        "\"median\",\n \"results\": [",
-        device.name, driver ? driver : "", hash ? hash : "", date ? date : "", command.c_str());
+    std::fprintf(json,
+                 "{\"gpu\": \"%s\", \"driver\": \"%s\", \"git\": \"%s\", \"date\": \"%s\", \"command\": \"%s\", \"repeats\": 20, \"statistic\": "
+                 "\"median\",\n \"results\": [",
+                 device.name, driver ? driver : "", hash ? hash : "", date ? date : "", command.c_str());
   }
   for (int causal = 0; causal < 2; ++causal) {
     for (int length : lengths) {

@@ -109,7 +109,9 @@ int main(int argc, char** argv) {
       CHECK(cudaGetDeviceProperties(&device, 0));
       CHECK(cudaDriverGetVersion(&driver));
       const char *hash = std::getenv("GIT_HASH"), *date = std::getenv("DATE"), *driver_name = std::getenv("DRIVER");
-      std::fprintf(json, "{\"gpu\": \"%s\", \"cuda\": %d, \"driver\": \"%s\", \"git\": \"%s\", \"date\": \"%s\", \"command\": \"%s\", \"repeats\": 20, \"statistic\": \"median\",\n \"results\": [",
+      std::fprintf(json,
+                   "{\"gpu\": \"%s\", \"cuda\": %d, \"driver\": \"%s\", \"git\": \"%s\", \"date\": \"%s\", \"command\": \"%s\", \"repeats\": 20, "
+                   "\"statistic\": \"median\",\n \"results\": [",
                    device.name, driver, driver_name ? driver_name : "", hash ? hash : "", date ? date : "", command_line(argc, argv).c_str());
       header = std::ftell(json);
     }

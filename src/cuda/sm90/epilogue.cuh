@@ -99,8 +99,8 @@ __device__ __forceinline__ float mean_dot(const AttentionParams& p, const Place&
   return p.mean_dot ? __ldg(p.mean_dot + (static_cast<int64_t>(at.batch) * p.num_heads_q + head) * p.seqlen_q_padded + at.q_begin + i) : 0.f;
 }
 
-// row: the thread's first row in the sequence; the second is row + 8. kSequence: statistics of the sequence stand beside the codes, its mean of K, scales of V's
-// channels.
+// row: the thread's first row in the sequence; the second is row + 8. kSequence: statistics of the sequence stand beside the codes, its mean of K, scales of
+// V's channels.
 template <int kHeadDim, bool kSequence = false>
 __device__ __forceinline__ void epilogue(const AttentionParams& p, const Work& w, float (&o)[kHeadDim / 2], const RowState& state, float offset, int row,
                                          int lane) {
