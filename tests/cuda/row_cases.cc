@@ -202,4 +202,37 @@ std::vector<Case> cases() {
   return c;
 }
 
+std::vector<AttentionOptions> departures() {
+  std::vector<AttentionOptions> list;
+  for (Method m : {Method::sage1, Method::sage2}) {
+    for (Granularity g : {Granularity::per_block, Granularity::per_warp, Granularity::per_thread, Granularity::per_token}) {
+      for (FragmentFamily f : {FragmentFamily::sm90, FragmentFamily::mma_sync}) {
+        const bool has_family = m == Method::sage2 || g == Granularity::per_warp || g == Granularity::per_thread;
+        if (!has_family && f != FragmentFamily::sm90) continue;
+        AttentionOptions o;
+        o.method = m;
+        o.scheme.granularity = g;
+        if (has_family) o.scheme.family = f;
+        list.push_back(o);
+        if (m == Method::sage2) continue;
+        o.scheme.pv_accumulation = PvAccumulation::fp32;
+        list.push_back(o);
+      }
+    }
+  }
+  for (Method m : {Method::int_flash, Method::int_flash_half}) {
+    AttentionOptions o;
+    o.method = m;
+    o.scheme.smooth_k = true;
+    list.push_back(o);
+  }
+  return list;
+}
+
+std::string departure_text(const AttentionOptions& o) {
+  const auto number = [](const auto& x) { return x ? std::to_string(static_cast<int>(*x)) : std::string("-"); };
+  return std::string(method_name(o.method)) + " granularity " + number(o.scheme.granularity) + " family " + number(o.scheme.family) + " accumulation " +
+         number(o.scheme.pv_accumulation);
+}
+
 }  // namespace chitu::test

@@ -23,6 +23,10 @@ CallSpec shape(std::int64_t b, std::int64_t sq, std::int64_t sk, std::int64_t hq
 /// Whether there is a row for the method and the call's dtype.
 bool takes(const CallSpec& s, Method m);
 
+/// Departures from a method's scheme that rows serve: every granularity, sage1 also with f32 sums, int_flash with the mean of K taken off.
+std::vector<AttentionOptions> departures();
+std::string departure_text(const AttentionOptions& o);
+
 /// Runs the row that `options` names twice, and the specification of its scheme; "" or what is wrong.
 std::string check_row(TestCall& host, GpuCall& gpu, const AttentionOptions& options, bool against_fp64);
 /// The same for every row that serves the call; no row is a fault.

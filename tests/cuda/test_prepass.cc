@@ -9,8 +9,8 @@
 #include "core/rotation.h"
 #include "core/validate.h"
 #include "cuda/attention_call.h"
-#include "gpu_call.h"
 #include "reference/scheme.h"
+#include "row_cases.h"
 
 namespace chitu::test {
 namespace {
@@ -302,22 +302,15 @@ INSTANTIATE_TEST_SUITE_P(Methods, Prepass,
                                          Method::int_flash_half),
                          [](const auto& p) { return std::string(method_name(p.param)); });
 
-TEST(PrepassGrains, EveryGranularity) {
+TEST(PrepassGrains, EveryDeparture) {
   CHITU_NEED_GPU();
-  for (Method m : {Method::sage1, Method::sage2}) {
-    for (Granularity g : {Granularity::per_block, Granularity::per_warp, Granularity::per_thread, Granularity::per_token}) {
-      for (FragmentFamily f : {FragmentFamily::sm90, FragmentFamily::mma_sync}) {
-        const bool has_family = m == Method::sage2 || g == Granularity::per_warp || g == Granularity::per_thread;
-        if (!has_family && f != FragmentFamily::sm90) continue;
-        CallSpec s;
-        s.batch = 2, s.seqlen_q = 300, s.seqlen_k = 290, s.heads_q = 2, s.head_dim = s.head_dim_v = 128;
-        TestCall host(s);
-        AttentionOptions o = host.options(m);
-        o.scheme.granularity = g;
-        if (has_family) o.scheme.family = f;
-        EXPECT_EQ(check(host, o), "") << method_name(m) << " " << static_cast<int>(g) << " " << static_cast<int>(f);
-      }
-    }
+  for (const AttentionOptions& departure : departures()) {
+    CallSpec s;
+    s.batch = 2, s.seqlen_q = 300, s.seqlen_k = 290, s.heads_q = 2, s.head_dim = s.head_dim_v = 128;
+    TestCall host(s);
+    AttentionOptions o = host.options(departure.method);
+    o.scheme = departure.scheme;
+    EXPECT_EQ(check(host, o), "") << departure_text(departure);
   }
 }
 

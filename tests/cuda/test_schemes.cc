@@ -11,40 +11,6 @@
 namespace chitu::test {
 namespace {
 
-/// Departures from a method's scheme that rows serve: every granularity, sage1 also with f32 sums, int_flash with the mean of K taken off.
-std::vector<AttentionOptions> departures() {
-  std::vector<AttentionOptions> list;
-  for (Method m : {Method::sage1, Method::sage2}) {
-    for (Granularity g : {Granularity::per_block, Granularity::per_warp, Granularity::per_thread, Granularity::per_token}) {
-      for (FragmentFamily f : {FragmentFamily::sm90, FragmentFamily::mma_sync}) {
-        const bool has_family = m == Method::sage2 || g == Granularity::per_warp || g == Granularity::per_thread;
-        if (!has_family && f != FragmentFamily::sm90) continue;
-        AttentionOptions o;
-        o.method = m;
-        o.scheme.granularity = g;
-        if (has_family) o.scheme.family = f;
-        list.push_back(o);
-        if (m == Method::sage2) continue;
-        o.scheme.pv_accumulation = PvAccumulation::fp32;
-        list.push_back(o);
-      }
-    }
-  }
-  for (Method m : {Method::int_flash, Method::int_flash_half}) {
-    AttentionOptions o;
-    o.method = m;
-    o.scheme.smooth_k = true;
-    list.push_back(o);
-  }
-  return list;
-}
-
-std::string departure_text(const AttentionOptions& o) {
-  const auto number = [](const auto& x) { return x ? std::to_string(static_cast<int>(*x)) : std::string("-"); };
-  return std::string(method_name(o.method)) + " granularity " + number(o.scheme.granularity) + " family " + number(o.scheme.family) + " accumulation " +
-         number(o.scheme.pv_accumulation);
-}
-
 /// Every row that serves the call in this scheme; how many there are.
 int check_departure(const CallSpec& spec, const AttentionOptions& departure) {
   TestCall host(spec);
@@ -111,12 +77,18 @@ TEST(CudaSelection, HopperRowsLeaveWhatTheyCannotMap) {
   CHITU_NEED_GPU();
   for (Method m : {Method::exact, Method::chitu}) {
     TestCall host(shape(1, 40, 200, 4, 2, 64, 64));
+    auto k = host.k();
+    for (auto head = k.begin(); head != k.end(); head += 2 * 64) std::copy_n(head, 64, head + 64);
+    host.set_k(k);
     GpuCall gpu(host);
     const AttentionOptions o = host.options(m);
     ASSERT_EQ(gpu.run(o), "");
+    const auto out = host.out(), lse = host.lse();
     gpu.args().k.stride[2] = 0;  // both KV heads are the first
     for (const std::string& row : gpu.rows(o)) EXPECT_NE(row.rfind("sm90", 0), 0u) << row;
     ASSERT_EQ(gpu.run(o), "");
+    EXPECT_LE(difference(host.out(), out).nrmse, 4e-3) << method_name(m);
+    EXPECT_LE(largest_difference(host.lse(), lse), 1e-4) << method_name(m);
   }
   TestCall host(shape(1, 1, 200, 1, 1, 64, 64));
   GpuCall gpu(host);

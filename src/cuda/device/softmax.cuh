@@ -43,7 +43,6 @@ struct RowScale {
 
   __device__ __forceinline__ void set(int, float c0, float c1) { c[0] = c0, c[1] = c1; }
   __device__ __forceinline__ void factors(int r, int, float (&f)[2]) const { f[0] = f[1] = c[r]; }
-  __device__ __forceinline__ RowScale from(int) const { return *this; }
 };
 
 // A factor for each block of 64 keys.
