@@ -65,7 +65,8 @@ void remove_unfinished_and_end(int number) {
   ::raise(number);  // delivered when this handler returns: the shell sees which signal it was
 }
 
-/// Holds back this thread's signals, so that none comes between a file's making and its entry in `unfinished`. Threads of the library's pool take none of those that end the program.
+/// Holds back this thread's signals, so that none comes between a file's making and its entry in `unfinished`. Threads of the library's pool take none of those
+/// that end the program.
 class HeldSignals {
  public:
   HeldSignals() {
