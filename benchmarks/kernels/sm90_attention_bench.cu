@@ -1,5 +1,5 @@
 // Correctness and speed of the sm_90 attention kernels, without the library.
-//   sm90_attention_bench [check] [repeat] [time] [sweep]      exit 1 if a check fails; ONLY=name part, ALL=1: the variants that the library does not use too
+//   sm90_attention_bench [check] [repeat] [time] [sweep]      exit 1 if a check fails; ONLY=name part
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -79,8 +79,7 @@ int main(int argc, char** argv) {
   };
   const char* only = std::getenv("ONLY");
   int failures = 0;
-  const bool all = std::getenv("ALL") != nullptr;
-  auto selected = [&](const Variant& v) { return (!only && (all || v.library)) || (only && named(v, only)); };
+  auto selected = [&](const Variant& v) { return !only || named(v, only); };
   if (wants("check")) {
     for (const Variant& v : variants()) {
       if (!selected(v)) continue;

@@ -3,10 +3,8 @@
 
 using namespace chitu::cuda::sm90;
 
-namespace {
-
-std::vector<Variant> all_variants() {
-  std::vector<Variant> all = {
+const std::vector<Variant>& variants() {
+  static const std::vector<Variant> all = {
       {"int8_f16_d64", 64, false, false, false, true, launch_int8_f16},        {"int8_f16_d96", 96, false, false, false, true, launch_int8_f16},
       {"int8_f16_d128", 128, false, false, false, true, launch_int8_f16},      {"int8_f16_d256", 256, false, false, false, true, launch_int8_f16},
       {"int8_bf16_d64", 64, true, false, false, true, launch_int8_f16},        {"int8_bf16_d96", 96, true, false, false, true, launch_int8_f16},
@@ -17,13 +15,5 @@ std::vector<Variant> all_variants() {
       {"exact_bf16_d96", 96, true, true, false, true, launch_f16_f16},         {"exact_bf16_d128", 128, true, true, false, true, launch_f16_f16},
       {"exact_bf16_d256", 256, true, true, false, true, launch_f16_f16},
   };
-  for (const auto& more : {schedule_variants_d64(), schedule_variants_d128()}) all.insert(all.end(), more.begin(), more.end());
-  return all;
-}
-
-}  // namespace
-
-const std::vector<Variant>& variants() {
-  static const std::vector<Variant> all = all_variants();
   return all;
 }

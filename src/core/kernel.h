@@ -56,8 +56,7 @@ struct Call {
 
 /// A row of a backend's table. Table order is preference order.
 struct Kernel {
-  const char* name;  ///< <family>_<qk>_<pv>; f16 stands for both 16-bit floats, i8 for s8 or u8; _varlen: packed sequences only,
-                     ///< _peers: methods of others on the same kernel, decode: few query rows
+  const char* name;  ///< <family>_<qk>_<pv>; f16 stands for both 16-bit floats, i8 for s8 or u8; decode: few query rows
   DeviceType device;
   bool verified;   ///< has passed the suite on real hardware, in a build that docs/kernels names (README: what changed since); automatic takes another only if
                    ///< nothing else serves

@@ -82,22 +82,17 @@ std::string decode_int8_i8_why_not(const Problem& p) {
 }
 
 constexpr core::Kernel kTable[] = {
+    {"sm80_decode_int8_i8", DeviceType::cuda, true, false, decode_int8_i8_why_not, run_sm80_decode, sm80_executes},
 #if defined(CHITU_CUDA_SM90)
-    {"sm90_int8_f16", DeviceType::cuda, true, false, sm90_int8_f16_why_not, run_sm90_int8_f16, sm90_executes},
+    {"sm90_int8_f16", DeviceType::cuda, true, false, sm90_int8_f16_why_not, run_sm90_int8_f16, sm90_int8_f16_executes},
     {"sm90_f16_f16", DeviceType::cuda, true, false, sm90_f16_f16_why_not, run_sm90_f16_f16, sm90_executes},
+    {"sm90_int8_f8", DeviceType::cuda, true, false, sm90_int8_f8_why_not, run_sm90_int8_f8, sm90_int8_f8_executes},
+    {"sm90_int8_i8", DeviceType::cuda, true, false, sm90_int8_i8_why_not, run_sm90_int8_i8, sm90_int8_i8_executes},
 #endif
     {"sm80_int8_f16", DeviceType::cuda, true, false, int8_f16_why_not, run_sm80_quantized, sm80_executes},
     {"sm80_f16_f16", DeviceType::cuda, true, false, f16_f16_why_not, run_sm80_exact, sm80_executes},
     {"sm80_int8_i8", DeviceType::cuda, true, false, int8_i8_why_not, run_sm80_quantized, sm80_executes},
     {"sm80_int8_f8", DeviceType::cuda, true, false, int8_f8_why_not, run_sm80_quantized, sm80_executes},
-    {"sm80_decode_int8_i8", DeviceType::cuda, false, false, decode_int8_i8_why_not, run_sm80_decode, sm80_executes},
-#if defined(CHITU_CUDA_SM90)
-    {"sm90_int8_f16_varlen", DeviceType::cuda, false, false, sm90_int8_f16_varlen_why_not, run_sm90_int8_f16, sm90_executes},
-    {"sm90_f16_f16_varlen", DeviceType::cuda, false, false, sm90_f16_f16_varlen_why_not, run_sm90_f16_f16, sm90_executes},
-    {"sm90_int8_f16_peers", DeviceType::cuda, false, false, sm90_int8_f16_peers_why_not, run_sm90_int8_f16_peers, sm90_int8_f16_peers_executes},
-    {"sm90_int8_i8", DeviceType::cuda, false, false, sm90_int8_i8_why_not, run_sm90_int8_i8, sm90_int8_i8_executes},
-    {"sm90_int8_f8", DeviceType::cuda, false, false, sm90_int8_f8_why_not, run_sm90_int8_f8, sm90_int8_f8_executes},
-#endif
 };
 
 std::string unavailable(Device d) {

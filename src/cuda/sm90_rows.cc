@@ -74,29 +74,6 @@ std::string eight_bit_why_not(const Problem& p) {
   return supported(sm90::supports_8bit(x));
 }
 
-std::string int8_f16_why_not(const Problem& p) {
-  const core::Scheme& s = p.scheme;
-  if (s.method != Method::chitu) return "computes method chitu only";
-  if (std::string why = why_not(p); !why.empty()) return why;
-  sm90::AttentionParams x = params_of(p);
-  const std::int8_t some = 0;
-  x.k_mean = &some;  // supports() asks only whether there is one
-  return supported(sm90::supports_int8_f16(x));
-}
-
-std::string f16_f16_why_not(const Problem& p) {
-  if (p.scheme.method != Method::exact) return "computes method exact only";
-  if (p.quantized_kv) return "reads k and v, not a QuantizedKV";
-  if (std::string why = why_not(p); !why.empty()) return why;
-  return supported(sm90::supports_f16_f16(params_of(p)));
-}
-
-// A row whose kernels no GPU has run on packed sequences leaves them to a row of their own, which is not verified.
-std::string unless_packed(std::string why, const Problem& p) {
-  return why.empty() && p.packed ? "leaves packed sequences (cu_seqlens) to the row whose name ends in _varlen" : why;
-}
-std::string only_packed(std::string why, const Problem& p) { return why.empty() && !p.packed ? "takes packed sequences (cu_seqlens) only" : why; }
-
 void fill_tensors(const core::Call& call, sm90::AttentionParams& x) {
   const AttentionArgs& a = call.args;
   x.q = view_of(make_view(a.q));
@@ -109,11 +86,12 @@ void fill_tensors(const core::Call& call, sm90::AttentionParams& x) {
   x.cu_seqlens_k = a.sequences.cu_seqlens_k;
 }
 
-/// Memory for the order of packed sequences, where they are packed.
-void take_order(core::Workspace& ws, sm90::AttentionParams& x) {
-  if (!x.packed) return;
-  x.order = {ws.take<std::int32_t>(x.batch), ws.take<std::int32_t>(x.batch + 1)};
-  x.work_counter = ws.take<std::int32_t>(1);
+/// Memory for the order of work: packed sequences, and pieces that differ in length, which are then taken by whoever is free.
+void take_order(const core::Call& call, core::Workspace& ws, sm90::AttentionParams& x) {
+  if (x.packed) x.order = {ws.take<std::int32_t>(x.batch), ws.take<std::int32_t>(x.batch + 1)};
+  const bool uneven = call.problem.padded || x.window_left != sm90::kUnbounded || x.window_right != sm90::kUnbounded;
+  if (x.packed || uneven) x.work_counter = ws.take<std::int32_t>(1);
+  if (!x.packed && uneven && !ws.measuring()) CHITU_CUDA(cudaMemsetAsync(x.work_counter, 0, sizeof(std::int32_t), stream_of(call.stream)));
 }
 
 void fill_codes(const Operands& o, int k_block, sm90::AttentionParams& x) {
@@ -135,7 +113,7 @@ void fill_codes(const Operands& o, int k_block, sm90::AttentionParams& x) {
 void run_quantized(const core::Call& call, core::Workspace& ws, bool e4m3_tiles, cudaError_t (*launch)(const sm90::AttentionParams&, cudaStream_t)) {
   const DeviceGuard guard(call.problem.device.index);
   sm90::AttentionParams x = params_of(call.problem);
-  take_order(ws, x);
+  take_order(call, ws, x);
   const Operands o = prepare(call, ws, e4m3_tiles);
   if (ws.measuring()) return;
   fill_tensors(call, x);
@@ -152,8 +130,9 @@ core::Scheme sm90_executes(const Problem& p) {
   return s;
 }
 
-core::Scheme sm90_int8_f16_peers_executes(const Problem& p) {
+core::Scheme sm90_int8_f16_executes(const Problem& p) {
   core::Scheme s = sm90_executes(p);
+  if (s.method == Method::chitu) return s;
   const core::Scheme own = core::default_scheme(Method::chitu, s.p == core::PFormat::bf16 ? DType::bf16 : DType::f16);
   s.p_ref = own.p_ref;
   s.p_range = own.p_range;
@@ -174,18 +153,24 @@ core::Scheme sm90_int8_f8_executes(const Problem& p) {
   return s;
 }
 
-std::string sm90_int8_f16_why_not(const Problem& p) { return unless_packed(int8_f16_why_not(p), p); }
-std::string sm90_int8_f16_varlen_why_not(const Problem& p) { return only_packed(int8_f16_why_not(p), p); }
-std::string sm90_f16_f16_why_not(const Problem& p) { return unless_packed(f16_f16_why_not(p), p); }
-std::string sm90_f16_f16_varlen_why_not(const Problem& p) { return only_packed(f16_f16_why_not(p), p); }
-
-std::string sm90_int8_f16_peers_why_not(const Problem& p) {
+std::string sm90_int8_f16_why_not(const Problem& p) {
   const core::Scheme& s = p.scheme;
-  if (s.method != Method::sage1 && s.method != Method::int_flash_half) return "computes methods sage1 and int_flash_half only";
+  const bool own = s.method == Method::chitu;
+  if (!own && s.method != Method::sage1 && s.method != Method::int_flash_half) return "computes methods chitu, sage1 and int_flash_half only";
   if (s.smooth_q || s.smooth_v) return "does not smooth Q or V";
-  if (s.accumulate != core::Accumulate::f32) return "sums P.V in f32 (scheme.pv_accumulation fp32), not in f16";
-  if (std::string why = why_not(p, false); !why.empty()) return why;
-  return supported(sm90::supports_int8_f16(params_of(p)));
+  if (!own && s.accumulate != core::Accumulate::f32) return "sums P.V in f32 (scheme.pv_accumulation fp32), not in f16";
+  if (std::string why = why_not(p, own); !why.empty()) return why;
+  sm90::AttentionParams x = params_of(p);
+  const std::int8_t some = 0;
+  if (own) x.k_mean = &some;  // supports() asks only whether there is one
+  return supported(sm90::supports_int8_f16(x));
+}
+
+std::string sm90_f16_f16_why_not(const Problem& p) {
+  if (p.scheme.method != Method::exact) return "computes method exact only";
+  if (p.quantized_kv) return "reads k and v, not a QuantizedKV";
+  if (std::string why = why_not(p); !why.empty()) return why;
+  return supported(sm90::supports_f16_f16(params_of(p)));
 }
 
 std::string sm90_int8_i8_why_not(const Problem& p) {
@@ -206,15 +191,15 @@ std::string sm90_int8_f8_why_not(const Problem& p) {
   return eight_bit_why_not(p);
 }
 
-void run_sm90_int8_f16(const core::Call& call, core::Workspace& ws) { run_quantized(call, ws, false, sm90::launch_int8_f16); }
-
-void run_sm90_int8_f16_peers(const core::Call& call, core::Workspace& ws) { run_quantized(call, ws, false, sm90::launch_int8_f16_peers); }
+void run_sm90_int8_f16(const core::Call& call, core::Workspace& ws) {
+  run_quantized(call, ws, false, call.problem.scheme.method == Method::chitu ? sm90::launch_int8_f16 : sm90::launch_int8_f16_peers);
+}
 
 void run_sm90_f16_f16(const core::Call& call, core::Workspace& ws) {
   sm90::AttentionParams x = params_of(call.problem);
-  take_order(ws, x);
-  if (ws.measuring()) return;
   const DeviceGuard guard(call.problem.device.index);
+  take_order(call, ws, x);
+  if (ws.measuring()) return;
   fill_tensors(call, x);
   x.k = view_of(make_view(call.args.k));
   x.v = view_of(make_view(call.args.v));

@@ -92,35 +92,11 @@ __device__ __forceinline__ float rounded_logit(Score s, float c) {
   return __fmul_rn(to_f32(s), c);
 }
 
-// 2^(s * c + base) without the MUFU, for exponents in [-48, 16]; others are clamped to that, so a row that saw 2^16 has outgrown its m. The polynomial is
-// off by 2.6e-6 at most, all of it by 4e-6. NaN gives 2^-48: some weights of a thread have to come from the MUFU.
-struct Exp2Polynomial {
-  static constexpr float kRange = 64.f, kFirst = -48.f;
-  static constexpr float kInteger = 12582912.f + kFirst;  // 1.5 * 2^23: a sum with it has its integer part in its lowest bits
-  float c, base;
-
-  __device__ __forceinline__ Exp2Polynomial(float c_, float base_) : c(c_ / kRange), base(fmaf(base_, 1.f / kRange, -kFirst / kRange)) {}
-  __device__ __forceinline__ float operator()(float s) const {
-    const float y = ptx::fma_saturate(s, c, base);
-    const float shifted = fmaf(y, kRange, kInteger);
-    const float f = fmaf(y, kRange, kInteger - shifted);  // [-1/2, 1/2]
-    const float p = fmaf(fmaf(fmaf(fmaf(0.00957010221f, f, 0.0559178591f), f, 0.240247443f), f, 0.693121791f), f, 0.999999285f);
-    return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
-  }
-};
-
-// Of every eight blocks of 8 keys, kPolynomialEighths take the polynomial, evenly spread.
-template <int kPolynomialEighths>
-__device__ __forceinline__ constexpr bool takes_polynomial(int block) {
-  return block * kPolynomialEighths % 8 < kPolynomialEighths;
-}
-
 // Scores to packed weights. Masked columns get 0, by predicate. sum: of the unrounded weights, two terms per row. kHugeRows: rows may be huge.
 // block: of 8 keys, the scores' first in the tile.
-template <bool kMasked, bool kBf16, int kPolynomialEighths = 0, bool kHugeRows = false, int kCount, class Score, class Scale>
+template <bool kMasked, bool kBf16, bool kHugeRows = false, int kCount, class Score, class Scale>
 __device__ __forceinline__ void make_weights(const Score (&s)[kCount], uint32_t (&packed)[kCount / 2], float (&sum)[4], const float (&base)[2],
                                              const Scale& scale, const VisibleColumns (&columns)[2], int block = 0) {
-  static_assert(kPolynomialEighths < 8);
 #pragma unroll
   for (int i = 0; i < kCount; i += 2) {
     int r = i / 2 % 2;
@@ -132,9 +108,6 @@ __device__ __forceinline__ void make_weights(const Score (&s)[kCount], uint32_t 
       if constexpr (kHugeRows) x = is_huge(base[r]) ? __fadd_rn(rounded_logit(s[i + e], c[e]), base[r]) : x;
       if constexpr (kMasked) x = visible(columns[r], (block + i / 4) * 8 + e) ? x : kLowest<float>;
       p[e] = ptx::exp2_approx(x);
-      if constexpr (kPolynomialEighths > 0 && !kMasked) {
-        if (takes_polynomial<kPolynomialEighths>(block + i / 4) && !(kHugeRows && is_huge(base[r]))) p[e] = Exp2Polynomial(c[e], base[r])(to_f32(s[i + e]));
-      }
       sum[r * 2 + e] += p[e];
     }
     packed[i / 2] = kBf16 ? ptx::pack_bf16(p[0], p[1]) : ptx::pack_f16(p[0], p[1]);
@@ -197,7 +170,6 @@ __device__ __forceinline__ void row_levels(const Score (&s)[kCount], float (&lev
 // A row whose weights may have left the range of the tensor cores moves its m to the tile's maximum. Both tests look at one row only, so
 // a row's bits do not depend on its neighbours.
 constexpr float kSlack = 3.f;  // octaves above m that are left alone: 32 weights of a thread then sum to at most kWeightLimit
-constexpr float kCarefulSlack = 8.f;  // the same where the maximum is known before the weights
 template <bool kBf16>
 constexpr float kWeightLimit = kBf16 ? 0x1p8f : 0x1p15f;
 

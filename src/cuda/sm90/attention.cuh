@@ -7,42 +7,33 @@
 
 namespace chitu::cuda::sm90 {
 
-template <int kCount, class X, int kAll>
-__device__ __forceinline__ X (&slice(X (&x)[kAll], int first))[kCount] {
-  return reinterpret_cast<X(&)[kCount]>(x[first]);
-}
-
 template <class T>
 struct Consumer : ConsumerBase<T> {
   using Base = ConsumerBase<T>;
   using Base::p, Base::smem, Base::bar, Base::warpgroup, Base::warp, Base::lane, Base::v_descriptor, Base::phase, Base::row;
-  using Base::release, Base::release_keys, Base::fetch_tile, Base::leave_bias_group, Base::visible_columns, Base::begin;
+  using Base::release, Base::release_keys, Base::fetch_tile, Base::leave_bias_group, Base::begin;
   using typename Base::Score;
-  static constexpr int kPartBlocks = T::kPartN / 8;
   float o[T::kHeadDim / 2];
-  uint32_t packed[T::kOverlap ? 2 : T::kParts][T::kScores / 2];  // weights of tile u: packed[u % 2]; of the part: packed[part]
+  static constexpr int kPending = T::kOverlap ? 2 : 1;
+  uint32_t packed[kPending][T::kScores / 2];  // weights of tile u: packed[u % kPending]
   RowState state;
+  Score s[T::kScores];  // of the tile at hand
 
   __device__ __forceinline__ Consumer(const AttentionParams& p_, char* smem_, Barriers& bar_, int warpgroup_, int warp_, int lane_)
       : Base(p_, smem_, bar_, warpgroup_, warp_, lane_) {
     v_descriptor = ptx::wgmma_descriptor(ptx::smem_u32(smem) + T::kVOffset, T::kTileN * T::kChunk16, 8 * T::kChunk16, T::kSwizzle16);
   }
 
-  template <int kStage, int kPart>
-  __device__ __forceinline__ uint32_t (&weights())[T::kScores / 2] {
-    return packed[T::kOverlap ? kStage : kPart];
-  }
-
   // O += P V.
-  template <int kStage, int kPart = 0>
+  template <int kStage>
   __device__ __forceinline__ void issue_pv() {
-    uint32_t(&pk)[T::kScores / 2] = weights<kStage, kPart>();
+    uint32_t(&pk)[T::kScores / 2] = packed[kStage % kPending];
     ptx::pin(o);
     ptx::pin(pk);
     ptx::wgmma_fence();
-    uint64_t v = v_descriptor + kStage * (T::kVBytes >> 4) + (kPart * T::kPartN * T::kChunk16 >> 4);
+    uint64_t v = v_descriptor + kStage * (T::kVBytes >> 4);
 #pragma unroll
-    for (int i = 0; i < T::kPartN / 16; ++i) {
+    for (int i = 0; i < T::kTileN / 16; ++i) {
       uint64_t vi = v + (i * 16 * T::kChunk16 >> 4);
       if constexpr (T::kBf16) {
         ptx::wgmma_rs_bf16(o, pk + i * 4, vi, true);
@@ -60,7 +51,7 @@ struct Consumer : ConsumerBase<T> {
 
   // The first tile: m is its maximum.
   template <bool kMasked, int kStage>
-  __device__ __forceinline__ void first_softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
+  __device__ __forceinline__ void first_softmax(const Work& w, int n) {
     VisibleColumns columns[2];
     this->template visible_columns<kMasked>(w, n, columns);
     const auto& scale = this->template tile_scale<kStage>();
@@ -68,58 +59,28 @@ struct Consumer : ConsumerBase<T> {
     row_levels<kMasked>(s, level, scale, columns);
     raise_reference(state, level, {true, true});
     weight_base(base);
-    make_weights<kMasked, T::kBf16, T::kPolynomialEighths>(s, weights<kStage, 0>(), sum, base, scale, columns);
+    make_weights<kMasked, T::kBf16>(s, packed[kStage % kPending], sum, base, scale, columns);
     settle_huge<kMasked, kStage>(base, sum, columns);
     state.l[0] += sum[0] + sum[1];
     state.l[1] += sum[2] + sum[3];
   }
 
   // Any other tile, optimistically: weights against the old m, no maximum at all. The sums show whether m was good enough.
-  // issue: for every equal part of the weights, what is to be issued before it. Returns true, in a way that the compiler cannot know: it would move the
-  // weights, which need nothing of it, above.
-  template <bool kMasked, int kStage, int kPart = 0, class... Issue>
-  __device__ __forceinline__ void softmax(const Work& w, int n, const Score (&s)[T::kScores], const Issue&... issue) {
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void softmax(const Work& w, int n) {
     VisibleColumns columns[2];
     this->template visible_columns<kMasked>(w, n, columns);
     const auto& scale = this->template tile_scale<kStage>();
     float sum[4] = {}, base[2];
     weight_base(base);
-    uint32_t(&pk)[T::kScores / 2] = weights<kStage, kPart>();
-    if constexpr (sizeof...(Issue) == 0) {
-      make_weights<kMasked, T::kBf16, T::kPolynomialEighths>(s, pk, sum, base, scale, columns);
-    } else {
-      constexpr int kCount = T::kScores / sizeof...(Issue);
-      int first = 0;
-      const auto make_part = [&](bool issued) {
-#pragma unroll
-        for (int r = 0; r < 2; ++r) base[r] = issued ? base[r] : kLowest<float>;
-        make_weights<kMasked, T::kBf16, T::kPolynomialEighths>(slice<kCount>(s, first), slice<kCount / 2>(pk, first / 2), sum, base, scale, columns,
-                                                               kPart * kPartBlocks + first / 4);
-        first += kCount;
-      };
-      (make_part(issue()), ...);
+    const bool any_huge = is_huge(fmaxf(fabsf(base[0]), fabsf(base[1])));
+    make_weights<kMasked, T::kBf16>(s, packed[kStage % kPending], sum, base, scale, columns);
+    // one comparison for both rows, without NaN: which of them it is shows in the branch
+    state.rescale = __any_sync(~0u, fmaxf(sum[0] + sum[1], sum[2] + sum[3]) > kWeightLimit<T::kBf16> || any_huge);
+    if (state.rescale) {
+      settle<kMasked, kStage>(sum, columns);
+      if constexpr (!T::kOverlap) rescale();  // O is complete: its product was waited for
     }
-    bool outgrown[2] = {sum[0] + sum[1] > kWeightLimit<T::kBf16> || is_huge(base[0]), sum[2] + sum[3] > kWeightLimit<T::kBf16> || is_huge(base[1])};
-    state.rescale = __any_sync(~0u, outgrown[0] || outgrown[1]);
-    if (state.rescale) settle<kMasked, kStage, kPart>(outgrown, sum, columns);
-    state.l[0] += sum[0] + sum[1];
-    state.l[1] += sum[2] + sum[3];
-  }
-
-  // Serial: the maximum comes first.
-  template <bool kMasked, int kStage>
-  __device__ __forceinline__ void careful_softmax(const Work& w, int n, const Score (&s)[T::kScores]) {
-    VisibleColumns columns[2];
-    this->template visible_columns<kMasked>(w, n, columns);
-    const auto& scale = this->template tile_scale<kStage>();
-    float level[2], sum[4] = {}, base[2];
-    row_levels<kMasked>(s, level, scale, columns);
-    const bool outgrown[2] = {level[0] > state.m[0] + kCarefulSlack, level[1] > state.m[1] + kCarefulSlack};
-    state.rescale = __any_sync(~0u, outgrown[0] || outgrown[1]);
-    if (state.rescale) raise_reference(state, level, outgrown);
-    weight_base(base);
-    make_weights<kMasked, T::kBf16, T::kPolynomialEighths>(s, packed[0], sum, base, scale, columns);
-    settle_huge<kMasked, kStage>(base, sum, columns);
     state.l[0] += sum[0] + sum[1];
     state.l[1] += sum[2] + sum[3];
   }
@@ -141,7 +102,7 @@ struct Consumer : ConsumerBase<T> {
       k ^= (k >> 7 & kMask) << 4;
       uint32_t a[4], b0, b1;
       ptx::ldmatrix_x4(a, base + T::kQOffset + i / kSteps * (T::kTileM * T::kQkChunk) + q);
-      ptx::ldmatrix_x2(b0, b1, base + T::kKOffset + this->template k_stage<kStage>() * T::kKBytes + i / kSteps * (T::kTileN * T::kQkChunk) + k);
+      ptx::ldmatrix_x2(b0, b1, base + T::kKOffset + kStage * T::kKBytes + i / kSteps * (T::kTileN * T::kQkChunk) + k);
       if constexpr (T::kInt8Qk) {
         ptx::mma_m16n8k32_s8(s, a, b0, b1);
       } else if constexpr (T::kBf16) {
@@ -162,22 +123,24 @@ struct Consumer : ConsumerBase<T> {
   }
 
   // Rare: some row outgrew its m, or is huge.
-  template <bool kMasked, int kStage, int kPart = 0>
-  __device__ __forceinline__ void settle(const bool (&outgrown)[2], float (&sum)[4], const VisibleColumns (&columns)[2]) {
-    float top[2], level[2];
-    find_tops<kMasked, kStage, kPart>(top, level, columns);
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void settle(float (&sum)[4], const VisibleColumns (&columns)[2]) {
+    float top[2], level[2], base[2];
+    weight_base(base);
+    const bool outgrown[2] = {sum[0] + sum[1] > kWeightLimit<T::kBf16> || is_huge(base[0]), sum[2] + sum[3] > kWeightLimit<T::kBf16> || is_huge(base[1])};
+    find_tops<kMasked, kStage>(top, level, columns);
     raise_reference(state, level, outgrown);
-    rebuild<kMasked, kStage, kPart>(top, level, sum, columns);
+    rebuild<kMasked, kStage>(top, level, sum, columns);
   }
 
   // The tile's largest logit of each row, without and with its bias.
-  template <bool kMasked, int kStage, int kPart = 0>
+  template <bool kMasked, int kStage>
   __device__ __forceinline__ void find_tops(float (&top)[2], float (&level)[2], const VisibleColumns (&columns)[2]) {
     Score s[4];
     const auto& scale = this->template tile_scale<kStage>();
     top[0] = top[1] = kLowest<float>;
 #pragma unroll 1
-    for (int block = kPart * kPartBlocks; block < (kPart + 1) * kPartBlocks; ++block) {
+    for (int block = 0; block < T::kTileN / 8; ++block) {
       recompute_scores<kStage>(block, s);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -194,7 +157,7 @@ struct Consumer : ConsumerBase<T> {
   }
 
   // The weights once more, against the m that is now.
-  template <bool kMasked, int kStage, int kPart = 0>
+  template <bool kMasked, int kStage>
   __device__ __forceinline__ void rebuild(const float (&top)[2], const float (&level)[2], float (&sum)[4], const VisibleColumns (&columns)[2]) {
     float base[2];
     Score s[4];
@@ -207,10 +170,9 @@ struct Consumer : ConsumerBase<T> {
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum[i] = 0.f;
 #pragma unroll
-    for (int i = 0; i < kPartBlocks; ++i) {
-      const int block = kPart * kPartBlocks + i;
+    for (int block = 0; block < T::kTileN / 8; ++block) {
       recompute_scores<kStage>(block, s);
-      make_weights<kMasked, T::kBf16, T::kPolynomialEighths, true>(s, slice<2>(weights<kStage, kPart>(), i * 2), sum, base, scale, columns, block);
+      make_weights<kMasked, T::kBf16, true>(s, reinterpret_cast<uint32_t(&)[2]>(packed[kStage % kPending][block * 2]), sum, base, scale, columns, block);
     }
   }
 
@@ -221,77 +183,51 @@ struct Consumer : ConsumerBase<T> {
     }
   }
 
-  // S, weights, then O += P V of one tile; the other warpgroups fill the gaps.
-  template <bool kMasked, int kStage>
-  __device__ __forceinline__ void serial_step(const Work& w, int n) {
-    Score s[T::kScores];
-    if constexpr (kStage == 0) phase ^= 1;
-    ptx::mbarrier_wait(&bar.k_full[kStage], phase);
-    this->template issue_qk<kStage>(s);
-    ptx::wgmma_wait<0>();
-    ptx::pin(s);
-    if constexpr (T::kOrder == Order::serial) {
-      careful_softmax<kMasked, kStage>(w, n, s);
-    } else {
-      softmax<kMasked, kStage>(w, n, s);
-    }
-    finish_serial_step<kStage>(w, n);
-  }
-
-  template <int kStage>
-  __device__ __forceinline__ void finish_serial_step(const Work& w, int n) {
-    release_keys(kStage);
-    rescale();
-    ptx::mbarrier_wait(&bar.v_full[kStage], phase);
-    if (n == w.n_end - 1) clear_value_tail(w, n);
-    issue_pv<kStage>();
-    if (n > w.n_begin) fetch_tile(n - 1);
-    ptx::wgmma_wait<0>();
-    ptx::pin(o);
-    ptx::pin(packed[0]);
-    release(&bar.v_empty[kStage]);
-  }
-
-  // S of tile n and O += P V of the tile before, issued together so that the tensor cores never run dry; then the weights of tile n.
+  // S of tile n and O += P V of the tile before, issued together so that the tensor cores never run dry, and what else tile n needs fetched beside them; then
+  // the weights of tile n.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void step(const Work& w, int n) {
-    if constexpr (!T::kOverlap) {
-      serial_step<kMasked, kStage>(w, n);
-    } else {
-      overlapped_step<kMasked, kStage>(w, n);
-    }
-  }
-
-  template <bool kMasked, int kStage>
-  __device__ __forceinline__ void overlapped_step(const Work& w, int n) {
-    Score s[T::kScores];
     if constexpr (kStage == 0) phase ^= 1;
     this->template issue_qk<kStage>(s);
     issue_pv<kStage ^ 1>();
-    ptx::wgmma_wait<1>();
+    fetch_tile(n);
+    if constexpr (T::kOverlap) {
+      ptx::wgmma_wait<1>();
+    } else {
+      end_pv<kStage ^ 1>();
+    }
     ptx::pin(s);
-    softmax<kMasked, kStage>(w, n, s);
+    softmax<kMasked, kStage>(w, n);
     release_keys(kStage);
-    ptx::pin(packed[kStage]);
+    ptx::pin(packed[kStage % kPending]);
     ptx::pin(state.l);
-    prepare_next<kStage>(w, n);
-    // All of the above belongs into the shadow of PV. The compiler would sink the exponentials below this wait, were it not for the loops
-    // of the barrier waits between.
-    ptx::wgmma_wait<0>();
-    ptx::pin(o);
-    ptx::pin(packed[kStage ^ 1]);
-    release(&bar.v_empty[kStage ^ 1]);
-    rescale();
+    await_next<kMasked, kStage>(w, n);
+    if constexpr (T::kOverlap) {
+      // All of the above belongs into the shadow of PV. The compiler would sink the exponentials below this wait, were it not for the loops of the barrier
+      // waits between.
+      end_pv<kStage ^ 1>();
+      rescale();
+    }
   }
 
-  // What the step after tile n waits for: scale and bias, keys of the next tile, values of this one.
   template <int kStage>
-  __device__ __forceinline__ void prepare_next(const Work& w, int n) {
-    if (n > w.n_begin) {
-      fetch_tile(n - 1);
-      ptx::mbarrier_wait(&bar.k_full[kStage ^ 1], phase ^ kStage);
+  __device__ __forceinline__ void end_pv() {
+    ptx::wgmma_wait<0>();
+    ptx::pin(o);
+    ptx::pin(packed[kStage % kPending]);
+    release(&bar.v_empty[kStage]);
+  }
+
+  // Values of tile n, keys of the next one.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void await_next(const Work& w, int n) {
+    const bool more = this->template has_next<kMasked, kStage>(w, n);
+    if constexpr (T::kOverlap) {
+      if (more) ptx::mbarrier_wait(&bar.k_full[kStage ^ 1], phase ^ kStage);
+      ptx::mbarrier_wait(&bar.v_full[kStage], phase);
+    } else {
+      this->wait_both(&bar.v_full[kStage], phase, &bar.k_full[kStage ^ 1], phase ^ kStage, more);
     }
-    ptx::mbarrier_wait(&bar.v_full[kStage], phase);
   }
 
   // Values behind the end of a sequence may be NaN, and 0 * NaN is NaN: clear those rows of stage 0.
@@ -301,36 +237,28 @@ struct Consumer : ConsumerBase<T> {
     int words = (T::kTileN - valid) * (T::kChunk16 / 16);
     for (int chunk = 0; chunk < T::kChunks16; ++chunk) {
       uint4* to = reinterpret_cast<uint4*>(smem + T::kVOffset + (chunk * T::kTileN + valid) * T::kChunk16);
-      for (int i = ((T::kOrder == Order::in_turn ? warpgroup / 2 : warpgroup) * 4 + warp) * 32 + lane; i < words; i += T::kWarpgroups * 128)
-        to[i] = make_uint4(0, 0, 0, 0);
+      for (int i = (warpgroup * 4 + warp) * 32 + lane; i < words; i += T::kWarpgroups * 128) to[i] = make_uint4(0, 0, 0, 0);
     }
     ptx::fence_proxy_async();
     ptx::bar_sync(kBarConsumers, T::kWarpgroups * 128);
   }
 
   __device__ __forceinline__ void first_tile(const Work& w, int n) {
-    Score s[T::kScores];
     phase ^= 1;
     ptx::mbarrier_wait(&bar.k_full[0], phase);
     this->template issue_qk<0>(s);
     ptx::wgmma_wait<0>();
     ptx::pin(s);
-    first_softmax<true, 0>(w, n, s);
-    if constexpr (T::kOverlap) {
-      release_keys(0);
-      prepare_next<0>(w, n);
-      clear_value_tail(w, n);
-    } else {
-      finish_serial_step<0>(w, n);
-    }
+    first_softmax<true, 0>(w, n);
+    release_keys(0);
+    await_next<true, 0>(w, n);
+    clear_value_tail(w, n);
   }
 
-  template <int kStage, int kPart = 0>
+  template <int kStage>
   __device__ __forceinline__ void last_pv() {
-    issue_pv<kStage, kPart>();
-    ptx::wgmma_wait<0>();
-    ptx::pin(o);
-    release(&bar.v_empty[kStage]);
+    issue_pv<kStage>();
+    end_pv<kStage>();
   }
 
   __device__ __forceinline__ void reset(const Work& w) {
@@ -346,12 +274,10 @@ struct Consumer : ConsumerBase<T> {
     begin(w);
     this->walk(*this, w);
     const bool odd = (w.n_end - w.n_begin) % 2;
-    if constexpr (T::kOverlap) {
-      if (odd) {
-        last_pv<0>();
-      } else {
-        last_pv<1>();
-      }
+    if (odd) {
+      last_pv<0>();
+    } else {
+      last_pv<1>();
     }
     if (odd) this->skip_stage();
     if constexpr (T::kTileBias) leave_bias_group();

@@ -15,17 +15,17 @@ struct Consumer8 : ConsumerBase<T> {
   using Base::p, Base::smem, Base::bar, Base::warpgroup, Base::warp, Base::lane, Base::v_descriptor, Base::phase, Base::row, Base::scale;
   using Base::release, Base::release_keys, Base::fetch_tile, Base::leave_bias_group, Base::begin;
   static constexpr Weights kWeights = T::kWeights;
-  static constexpr int kPending = T::kOverlap ? 2 : 1;
-  static constexpr int kBuffers = T::kBuffers;
   static constexpr int kProduct = T::kProductChannels / 2, kAccumulators = (T::kProductChannels + T::kSumRows) / 2;
   // A level may pass m by so many octaves before O moves to it: far below the range of f32, and the branch is almost never taken.
   static constexpr float kSlack = 32.f;
 
   float o[T::kHeadDim / 2];
-  Product product[kBuffers][kAccumulators];
-  uint32_t packed[kPending][T::kWords];  // weights of tile u: packed[u % 2]
+  Product product[kAccumulators];
+  uint32_t packed[T::kWords];
   RowState8 state;
+  Score s[T::kScores];  // of the tile at hand
   int head_tiles;     // first tile of the sequence among the tiles of all heads
+  bool maybe_huge;    // scores of the tile at hand may be huge, by its scales alone
   float value_scale;  // u8_tile: of the tile that is fetched next
   float shift_limit;  // of that tile; not 0: it is flagged
 
@@ -52,18 +52,16 @@ struct Consumer8 : ConsumerBase<T> {
   template <int kStage, int kIndex>
   __device__ __forceinline__ void issue_pv() {
     // Products of two shapes in the same registers would be serialized (C7511): those before the last take eight more rows as well, in vain.
-    Product(&d)[kAccumulators] = product[kIndex % kBuffers];
-    uint32_t(&pk)[T::kWords] = packed[T::kOverlap * kStage];
-    ptx::pin(d);
-    ptx::pin(pk);
+    ptx::pin(product);
+    ptx::pin(packed);
     ptx::wgmma_fence();
     uint64_t v = v_descriptor + (kStage % T::kVStages * T::kVStageBytes + kIndex * T::kProductChannels * T::kTileN >> 4);
 #pragma unroll
     for (int i = 0; i < T::kTileN / 32; ++i) {
       if constexpr (T::kInt8Pv) {
-        ptx::wgmma_rs_u8s8(d, pk + i * 4, v + i * 2, i > 0);
+        ptx::wgmma_rs_u8s8(product, packed + i * 4, v + i * 2, i > 0);
       } else {
-        ptx::wgmma_rs_e4m3(d, pk + i * 4, v + i * 2, i > 0);
+        ptx::wgmma_rs_e4m3(product, packed + i * 4, v + i * 2, i > 0);
       }
     }
     ptx::wgmma_commit();
@@ -72,13 +70,12 @@ struct Consumer8 : ConsumerBase<T> {
   // O takes in the product of tile n.
   template <int kIndex>
   __device__ __forceinline__ void fold(int n) {
-    Product(&d)[kAccumulators] = product[kIndex % kBuffers];
     constexpr int kFirst = kIndex * kProduct;
 #pragma unroll
     for (int i = 0; i < kProduct; ++i) {
       int r = i / 2 % 2;
       float& x = o[kFirst + i];
-      x = T::kRunning ? fmaf(x, state.w[r], to_f32(d[i])) : fmaf(state.w[r], to_f32(d[i]), x);
+      x = T::kRunning ? fmaf(x, state.w[r], to_f32(product[i])) : fmaf(state.w[r], to_f32(product[i]), x);
     }
     if constexpr (kWeights == Weights::u8_tile) {
       if (__any_sync(~0u, state.shift[0] != 0.f || state.shift[1] != 0.f)) {
@@ -94,7 +91,7 @@ struct Consumer8 : ConsumerBase<T> {
     if constexpr (T::kSumRows > 0 && kIndex == T::kProducts - 1) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        float log_words = d[kProduct + 2 * r], other_words = d[kProduct + 2 * r + 1];
+        float log_words = product[kProduct + 2 * r], other_words = product[kProduct + 2 * r + 1];
         state.l[r] = fmaf(state.w[r], log_words + other_words, state.l[r]);
         if (T::kLogWords != 0) state.lse[r] = fmaf(state.w[r], log_words, state.lse[r]);
       }
@@ -111,8 +108,6 @@ struct Consumer8 : ConsumerBase<T> {
       state.m[r] = moves ? level[r] : state.m[r];
       state.l[r] *= keep[r];
       state.lse[r] *= keep[r];
-      state.w[r] *= keep[r];
-      state.shift[r] *= keep[r];
     }
 #pragma unroll
     for (int i = 0; i < T::kHeadDim / 2; ++i) o[i] *= keep[i / 2 % 2];
@@ -120,7 +115,7 @@ struct Consumer8 : ConsumerBase<T> {
 
   // What the weights are measured against.
   template <bool kMasked, int kStage>
-  __device__ __forceinline__ void begin_softmax(Score (&s)[T::kScores], const VisibleColumns (&columns)[2], TileWeights& tile, bool flagged) {
+  __device__ __forceinline__ void begin_softmax(const VisibleColumns (&columns)[2], TileWeights& tile, bool flagged) {
     constexpr bool kTokens = T::kKeyScales == KeyScales::token;
     if constexpr (kTokens) {
       scale_tokens(s, this->template tile_scale<kStage>());
@@ -128,8 +123,11 @@ struct Consumer8 : ConsumerBase<T> {
     } else {
       row_tops<kMasked>(s, tile.top, scale.c, columns);
     }
+    // of this thread's keys: what one of the quad sees, the row has
+    tile.moves = !T::kRunning && __any_sync(~0u, tile.top[0] + scale.bias[0] > state.m[0] + kSlack || tile.top[1] + scale.bias[1] > state.m[1] + kSlack);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
+      tile.top[r] = quad_max_nan(tile.top[r]);
       tile.level[r] = tile.top[r] + scale.bias[r];
       tile.raw[r][0] = tile.raw[r][1] = 0.f;
       tile.code[r] = 0;
@@ -142,17 +140,19 @@ struct Consumer8 : ConsumerBase<T> {
         state.m[r] = m;
       }
     }
-    const bool huge[2] = {is_huge(tile.top[0]) && tile.top[0] != kLowest<float>, is_huge(tile.top[1]) && tile.top[1] != kLowest<float>};
     float from[2] = {tile.top[0], tile.top[1]};  // what base counts from
     if constexpr (T::kRunning) from[0] = state.m[0], from[1] = state.m[1];
-    if (__any_sync(~0u, huge[0] || huge[1])) {
-      if constexpr (kTokens) {
-        tame_logits(s, huge, tile.top);
-      } else {
-        tame_scores(s, huge, tile.top, scale.c);
-      }
+    if (kTokens || maybe_huge) {
+      const bool huge[2] = {is_huge(tile.top[0]) && tile.top[0] != kLowest<float>, is_huge(tile.top[1]) && tile.top[1] != kLowest<float>};
+      if (__any_sync(~0u, huge[0] || huge[1])) {
+        if constexpr (kTokens) {
+          tame_logits(s, huge, tile.top);
+        } else {
+          tame_scores(s, huge, tile.top, scale.c);
+        }
 #pragma unroll
-      for (int r = 0; r < 2; ++r) from[r] = huge[r] ? from[r] - tile.top[r] : from[r];
+        for (int r = 0; r < 2; ++r) from[r] = huge[r] ? from[r] - tile.top[r] : from[r];
+      }
     }
     if constexpr (T::kRunning) {
       constexpr float kUnit = T::kInt8Pv ? 24 : 0;  // s8 codes are f16 subnormals, multiples of 2^-24
@@ -179,7 +179,7 @@ struct Consumer8 : ConsumerBase<T> {
   // Moves the reference where the tile's level calls for it, and measures the tile against it.
   __device__ __forceinline__ void settle_reference(TileWeights& tile) {
     if constexpr (!T::kRunning) {
-      if (__any_sync(~0u, tile.level[0] > state.m[0] + kSlack || tile.level[1] > state.m[1] + kSlack)) raise_reference(tile.level);
+      if (tile.moves) raise_reference(tile.level);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float above = tile.level[r] - state.m[r];
@@ -191,29 +191,26 @@ struct Consumer8 : ConsumerBase<T> {
 
   __device__ __forceinline__ int value_exponent() { return __float_as_int(value_scale) >> 23 & 0xff; }
 
-  template <bool kMasked, int kStage>
-  __device__ __forceinline__ void first_half(int n, Score (&s)[T::kScores], const VisibleColumns (&columns)[2], TileWeights& tile, bool flagged) {
-    constexpr int kHalf = T::kTileN / 32;
-    uint32_t(&pk)[T::kWords] = packed[T::kOverlap * kStage];
-    if constexpr (!T::kInt8Pv) {
-      weights_e4m3<T, kMasked, 0, kHalf>(s, pk, tile, scale.c, columns);
-    } else if (flagged) {
-      scaled_weights<T, kMasked>(s, tile, p.token_scale + static_cast<int64_t>(head_tiles + n) * kScaleTile + lane % 4 * 2, scale.c, columns);
-    } else {
-      weights_u8<T, kMasked, 0, kHalf>(s, pk, tile, scale.c, columns);
-    }
-  }
-
-  template <bool kMasked, int kStage>
-  __device__ __forceinline__ void second_half(Score (&s)[T::kScores], const VisibleColumns (&columns)[2], TileWeights& tile, bool flagged) {
-    constexpr int kHalf = T::kTileN / 32;
-    uint32_t(&pk)[T::kWords] = packed[T::kOverlap * kStage];
-    if constexpr (kWeights != Weights::u8_tile) {
-      if constexpr (T::kInt8Pv) {
-        weights_u8<T, kMasked, kHalf, 2 * kHalf>(s, pk, tile, scale.c, columns);
+  template <bool kMasked>
+  __device__ __forceinline__ void make_weights(int n, const VisibleColumns (&columns)[2], TileWeights& tile, bool flagged) {
+    if constexpr (kWeights == Weights::u8_tile) {
+      if (flagged) {
+        scaled_weights<T, kMasked>(s, tile, p.token_scale + static_cast<int64_t>(head_tiles + n) * kScaleTile + lane % 4 * 2, scale.c, columns);
+        settle_reference(tile);
+        weights_of_scaled<T>(s, packed, tile);
+        sum_up<true>(tile);
       } else {
-        weights_e4m3<T, kMasked, kHalf, 2 * kHalf>(s, pk, tile, scale.c, columns);
+        weights_u8<T, kMasked>(s, packed, tile, scale.c, columns);
+        settle_reference(tile);
+        sum_up<false>(tile);
       }
+    } else {
+      if constexpr (T::kInt8Pv) {
+        weights_u8<T, kMasked>(s, packed, tile, scale.c, columns);
+      } else {
+        weights_e4m3<T, kMasked>(s, packed, tile, scale.c, columns);
+      }
+      settle_reference(tile);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float raw = tile.raw[r][0] + tile.raw[r][1];
@@ -223,12 +220,6 @@ struct Consumer8 : ConsumerBase<T> {
           state.lse[r] = fmaf(tile.w[r], raw, state.lse[r]);
         }
       }
-    } else if (flagged) {
-      weights_of_scaled<T>(s, pk, tile);
-      sum_up<true>(tile);
-    } else {
-      weights_u8<T, kMasked, kHalf, 2 * kHalf>(s, pk, tile, scale.c, columns);
-      sum_up<false>(tile);
     }
   }
 
@@ -272,140 +263,70 @@ struct Consumer8 : ConsumerBase<T> {
   // Scale, bias and what else tile n needs before its scores are there.
   __device__ __forceinline__ void fetch(int n) {
     fetch_tile(n);
+    note_scales();
     if constexpr (kWeights == Weights::u8_tile) {
       value_scale = __ldg(p.token_scale + static_cast<int64_t>(head_tiles + n) * kScaleTile);
       shift_limit = __ldg(p.shift_limit + (head_tiles + n));
     }
   }
 
-  template <int kStage>
-  __device__ __forceinline__ void wait_v() {
-    // One stage: every piece of work fills it an even number of times, so its parity is that of the tile.
-    ptx::mbarrier_wait(&bar.v_full[kStage % T::kVStages], T::kVStages == 2 ? phase : kStage);
+  __device__ __forceinline__ void note_scales() {
+    constexpr float kLargestScore = 128.f * 128.f * T::kHeadDim;
+    if constexpr (T::kKeyScales != KeyScales::token) {
+      maybe_huge = __any_sync(~0u, is_huge(fmaxf(fabsf(scale.c[0]), fabsf(scale.c[1])) * kLargestScore));
+    }
   }
 
+  // The product of the tile before, S of tile n, its weights, one after the other; the other warpgroups fill the gaps.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void step(const Work& w, int n) {
+    constexpr bool kFoldFirst = T::kHeadDim > 64 || kWeights != Weights::e4m3_tile;  // else product, S and O fit the registers together
     if constexpr (kStage == 0) phase ^= 1;
-    if constexpr (T::kOverlap) {
-      overlapped_step<kMasked, kStage>(w, n);
-    } else {
-      serial_step<kMasked, kStage>(w, n);
-    }
-  }
-
-  // S of tile n and the product of the tile before, issued together so that the tensor cores never run dry; the weights of tile n in the shadow of the
-  // product. Two products, where one would not leave enough registers: the second runs beside the second half of the weights.
-  template <bool kMasked, int kStage>
-  __device__ __forceinline__ void overlapped_step(const Work& w, int n) {
-    Score s[T::kScores];
-    VisibleColumns columns[2];
-    TileWeights tile;
-    this->template visible_columns<kMasked>(w, n, columns);
-    const bool flagged = is_flagged();
+    multiply_v<kStage ^ 1, 0, kFoldFirst>(n + 1);
     this->template issue_qk<kStage>(s);
-    issue_pv<kStage ^ 1, 0>();
-    ptx::wgmma_wait<1>();
-    ptx::pin(s);
-    begin_softmax<kMasked, kStage>(s, columns, tile, flagged);
-    first_half<kMasked, kStage>(n, s, columns, tile, flagged);
-    settle_reference(tile);
-    if constexpr (T::kProducts == 2) {
-      if constexpr (T::kEarlyKeys) wait_next_k<kStage>(w, n);
-      ptx::wgmma_wait<0>();
-      ptx::pin(product[0]);
-      fold<0>(n + 1);
-      issue_pv<kStage ^ 1, 1>();
-    }
-    second_half<kMasked, kStage>(s, columns, tile, flagged);
-    release_keys(kStage);
-    ptx::pin(packed[kStage]);
-    if (n > w.n_begin) fetch(n - 1);
-    if constexpr (T::kProducts == 1 || !T::kEarlyKeys) wait_next_k<kStage>(w, n);
-    wait_v<kStage>();
-    ptx::wgmma_wait<0>();
-    ptx::pin(product[0]);
-    ptx::pin(packed[kStage ^ 1]);
-    release(&bar.v_empty[(kStage ^ 1) % T::kVStages]);
-    fold<T::kProducts - 1>(n + 1);
-    take(tile);
-  }
-
-  // What the step after tile n waits for: its keys, the values of this one. The loops of these waits keep the compiler from moving weights below the wait
-  // for a product, whose shadow they belong into.
-  template <int kStage>
-  __device__ __forceinline__ void wait_next_k(const Work& w, int n) {
-    if (n > w.n_begin) ptx::mbarrier_wait(&bar.k_full[kStage ^ 1], phase ^ kStage);
-  }
-
-  // S and weights of tile n.
-  template <bool kMasked, int kStage>
-  __device__ __forceinline__ void weights_alone(const Work& w, int n) {
-    Score s[T::kScores];
-    VisibleColumns columns[2];
-    TileWeights tile;
-    this->template visible_columns<kMasked>(w, n, columns);
-    const bool flagged = is_flagged();
-    ptx::mbarrier_wait(&bar.k_full[kStage], phase);
-    this->template issue_qk<kStage>(s);
-    ptx::wgmma_wait<0>();
-    ptx::pin(s);
-    begin_softmax<kMasked, kStage>(s, columns, tile, flagged);
-    first_half<kMasked, kStage>(n, s, columns, tile, flagged);
-    settle_reference(tile);
-    second_half<kMasked, kStage>(s, columns, tile, flagged);
-    release_keys(kStage);
-    take(tile);
-  }
-
-  // S, weights, product, one after the other; the other warpgroups fill the gaps.
-  template <bool kMasked, int kStage>
-  __device__ __forceinline__ void serial_step(const Work& w, int n) {
-    weights_alone<kMasked, kStage>(w, n);
-    wait_v<kStage>();
-    multiply_v<kStage, 0>(w, n);
-  }
-
-  // Products one after the other; with two buffers one is folded while the next one runs.
-  template <int kStage, int kIndex>
-  __device__ __forceinline__ void multiply_v(const Work& w, int n) {
-    constexpr bool kLast = kIndex == T::kProducts - 1, kAhead = kBuffers > 1 && !kLast;
-    if constexpr (kIndex == 0 || kBuffers == 1) issue_pv<kStage, kIndex>();
-    if constexpr (kAhead) issue_pv<kStage, kIndex + 1>();
-    if (kIndex == 0 && n > w.n_begin) fetch(n - 1);
-    ptx::wgmma_wait<kAhead ? 1 : 0>();
-    ptx::pin(product[kIndex % kBuffers]);
-    if constexpr (kLast) {
-      ptx::pin(packed[0]);
-      release(&bar.v_empty[kStage % T::kVStages]);
-    }
-    fold<kIndex>(n);
-    if constexpr (!kLast) multiply_v<kStage, kIndex + 1>(w, n);
+    fetch(n);
+    if constexpr (!kFoldFirst) fold<T::kProducts - 1>(n + 1);
+    finish_tile<kMasked, kStage>(w, n);
   }
 
   __device__ __forceinline__ void first_tile(const Work& w, int n) {
-    if constexpr (T::kOverlap) {
-      phase ^= 1;
-      weights_alone<true, 0>(w, n);
-      if (n > w.n_begin) fetch(n - 1);
-      wait_next_k<0>(w, n);
-      wait_v<0>();
-    } else {
-      step<true, 0>(w, n);
-    }
+    phase ^= 1;
+    ptx::mbarrier_wait(&bar.k_full[0], phase);
+    this->template issue_qk<0>(s);
+    finish_tile<true, 0>(w, n);
   }
 
-  template <int kStage, int kIndex>
-  __device__ __forceinline__ void last_products(int n) {
+  // Weights of tile n, whose scores are on their way.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void finish_tile(const Work& w, int n) {
+    VisibleColumns columns[2];
+    TileWeights tile;
+    this->template visible_columns<kMasked>(w, n, columns);
+    const bool flagged = is_flagged();
+    ptx::wgmma_wait<0>();
+    ptx::pin(s);
+    begin_softmax<kMasked, kStage>(columns, tile, flagged);
+    make_weights<kMasked>(n, columns, tile, flagged);
+    release_keys(kStage);
+    take(tile);
+    // values of this tile, keys of the next one; one stage of values: every piece of work fills it an even number of times, so its parity is that of the tile
+    this->wait_both(&bar.v_full[kStage % T::kVStages], T::kVStages == 2 ? phase : kStage, &bar.k_full[kStage ^ 1], phase ^ kStage,
+                    this->template has_next<kMasked, kStage>(w, n));
+  }
+
+  // The product of tile n, in parts one after the other where it does not fit as a whole.
+  template <int kStage, int kIndex, bool kFoldLast>
+  __device__ __forceinline__ void multiply_v(int n) {
+    constexpr bool kLast = kIndex == T::kProducts - 1;
     issue_pv<kStage, kIndex>();
     ptx::wgmma_wait<0>();
-    ptx::pin(product[kIndex % kBuffers]);
-    fold<kIndex>(n);
-    if constexpr (kIndex + 1 < T::kProducts) {
-      last_products<kStage, kIndex + 1>(n);
-    } else {
+    ptx::pin(product);
+    if constexpr (kLast) {
+      ptx::pin(packed);
       release(&bar.v_empty[kStage % T::kVStages]);
     }
+    if constexpr (!kLast || kFoldLast) fold<kIndex>(n);
+    if constexpr (!kLast) multiply_v<kStage, kIndex + 1, kFoldLast>(n);
   }
 
   __device__ __forceinline__ void run(const Work& w) {
@@ -420,22 +341,15 @@ struct Consumer8 : ConsumerBase<T> {
       shift_limit = __ldg(p.shift_limit + (head_tiles + w.n_end - 1));
     }
     begin(w);
+    note_scales();
     this->walk(*this, w);
     const bool odd = (w.n_end - w.n_begin) % 2;
-    if constexpr (T::kOverlap) {
-      if (odd) {
-        last_products<0, 0>(w.n_begin);
-      } else {
-        last_products<1, 0>(w.n_begin);
-      }
-    }
     if (odd) {
-      ptx::mbarrier_wait(&bar.k_full[1], phase);
-      wait_v<1>();
-      __syncwarp();  // no product between: lane 0 alone could let two phases pass before another lane has looked
-      release(&bar.k_empty[1]);
-      release(&bar.v_empty[1 % T::kVStages]);
+      multiply_v<0, 0, true>(w.n_begin);
+    } else {
+      multiply_v<1, 0, true>(w.n_begin);
     }
+    if (odd) this->skip_stage();
     if constexpr (T::kTileBias) leave_bias_group();
   }
 

@@ -17,13 +17,12 @@ struct ConsumerBase {
   int warpgroup, warp, lane;                          // warp: within the warpgroup
   uint64_t q_descriptor, k_descriptor, v_descriptor;  // v: set by the consumer, whose layout it is
   RingState<2> bias_ring;
-  int bias_group;
+  int tile_row;  // offset in shared memory of this thread's first bias of the tile at hand
   uint32_t q_phase = 0;
   // Key tile u of a piece of work lives in stage u % 2: all indices are constants. A piece with an odd number of tiles skips a stage at its end.
-  uint32_t phase = 1;    // parity of the stages of tile u
-  uint32_t k_phase = 1;  // the same of keys in four stages: tile u is in u % 4, of which phase is the upper bit
-  int row;               // first of the thread's two rows in the sequence
-  float c0[2];           // |softmax_scale| * log2e * q_scale
+  uint32_t phase = 1;  // parity of the stages of tile u
+  int row;             // first of the thread's two rows in the sequence
+  float c0[2];         // |softmax_scale| * log2e * q_scale
   const float* k_scale;
   float ks_next[kScaleBlocks];  // scales of the tile that is fetched next
   Scale scale;                  // of the tile at hand: see tile_scale()
@@ -33,27 +32,6 @@ struct ConsumerBase {
     uint32_t base = ptx::smem_u32(smem);
     q_descriptor = ptx::wgmma_descriptor(base + T::kQOffset + warpgroup * 64 * T::kQkChunk, 16, 8 * T::kQkChunk, T::kQkSwizzle);
     k_descriptor = ptx::wgmma_descriptor(base + T::kKOffset, 16, 8 * T::kQkChunk, T::kQkSwizzle);
-  }
-
-  // The next tile, if it is an even one.
-  template <int kStage>
-  __device__ __forceinline__ void next_tile() {
-    if constexpr (kStage == 0) {
-      phase ^= 1;
-      if constexpr (T::kStages == 4) k_phase ^= phase ^ 1;
-    }
-  }
-
-  // Where the keys of the tile at hand are, and their barriers' parity; kAhead: of the tile after it.
-  template <int kStage, bool kAhead = false>
-  __device__ __forceinline__ int k_stage() const {
-    constexpr int kIndex = kStage ^ (kAhead ? 1 : 0);
-    return T::kStages == 4 ? kIndex + 2 * (kAhead ? phase ^ kStage : phase) : kIndex;
-  }
-  template <int kStage, bool kAhead = false>
-  __device__ __forceinline__ uint32_t k_parity() const {
-    if constexpr (T::kStages == 4) return kAhead ? k_phase ^ (phase & kStage) : k_phase;
-    return kAhead ? phase ^ kStage : phase;
   }
 
   // By all threads of the CTA, before the roles part.
@@ -77,7 +55,7 @@ struct ConsumerBase {
     --n;
     while (n >= w.n_begin) {
 #pragma unroll 1
-      while (n < w.n_full_end && n > w.n_full_begin) {
+      for (int pairs = n < w.n_full_end ? (n - w.n_full_begin + 1) / 2 : 0; pairs > 0; --pairs) {
         self.template step<false, 1>(w, n);
         self.template step<false, 0>(w, n - 1);
         n -= 2;
@@ -93,19 +71,34 @@ struct ConsumerBase {
 
   // After a piece of work with an odd number of tiles.
   __device__ __forceinline__ void skip_stage() {
-    ptx::mbarrier_wait(&bar.k_full[k_stage<1>()], k_parity<1>());
-    ptx::mbarrier_wait(&bar.v_full[1], phase);
+    ptx::mbarrier_wait(&bar.k_full[1], phase);
+    ptx::mbarrier_wait(&bar.v_full[1 % T::kVStages], T::kVStages == 2 ? phase : 1);
     __syncwarp();  // no product between: lane 0 alone could let two phases pass before another lane has looked
-    release(&bar.k_empty[k_stage<1>()]);
-    release(&bar.v_empty[1]);
+    release(&bar.k_empty[1]);
+    release(&bar.v_empty[1 % T::kVStages]);
   }
 
-  // Scores of the tile at hand, or of the one after it; kPart: of its keys.
-  template <int kStage, int kPart = 0, bool kAhead = false>
+  // Whether there is a tile before tile n: where pairs of tiles need no mask, certainly for the first of them.
+  template <bool kMasked, int kStage>
+  static __device__ __forceinline__ bool has_next(const Work& w, int n) {
+    return (!kMasked && kStage == 1) || n > w.n_begin;
+  }
+
+  // Waits for two barriers at once: they are nearly always complete, and one branch that all lanes take together costs less than two loops.
+  __device__ __forceinline__ void wait_both(uint64_t* a, uint32_t parity_a, uint64_t* b, uint32_t parity_b, bool wants_b) {
+    bool ready = ptx::mbarrier_try(a, parity_a);
+    if (wants_b) ready = ptx::mbarrier_try(b, parity_b) && ready;
+    if (!__any_sync(~0u, !ready)) return;
+    ptx::mbarrier_wait(a, parity_a);
+    if (wants_b) ptx::mbarrier_wait(b, parity_b);
+  }
+
+  // Scores of the tile at hand.
+  template <int kStage>
   __device__ __forceinline__ void issue_qk(Score (&s)[T::kScores]) {
     ptx::pin(s);
     ptx::wgmma_fence();
-    uint64_t k = k_descriptor + k_stage<kStage, kAhead>() * (T::kKBytes >> 4) + (kPart * T::kPartN * T::kQkChunk >> 4);
+    uint64_t k = k_descriptor + kStage * (T::kKBytes >> 4);
 #pragma unroll
     for (int i = 0; i < T::kHeadDim * T::kQkBytes / 32; ++i) {
       constexpr int kSteps = T::kQkChunk / 32;  // 32 bytes of channels per instruction
@@ -122,24 +115,22 @@ struct ConsumerBase {
     ptx::wgmma_commit();
   }
 
-  // Scale and bias of key tile n; walks down through the bias ring. others: more rows of this warpgroup.
-  template <class... Others>
-  __device__ __forceinline__ void fetch_tile(int n, Others&... others) {
-    if constexpr (T::kInt8Qk) {
-      if constexpr (T::kTileBias) {
-        int t = n * T::kTileN / kScaleTile;
-        if (t / kBiasTiles != bias_group) next_bias_group(t / kBiasTiles);
-        const float* b = reinterpret_cast<const float*>(smem + T::kBiasOffset) + (bias_ring.index * kBiasTiles + t % kBiasTiles) * T::kBiasStride +
-                         warpgroup * 64 + warp * 16 + lane / 4;
-        take_bias(b);
-        (others.take_bias(b + (others.warpgroup - warpgroup) * 64), ...);
+  // Scale and bias of key tile n, the one after the tile at hand: down through the bias ring.
+  __device__ __forceinline__ void fetch_tile(int n) {
+    if constexpr (T::kTileBias) {
+      constexpr int kTilesPerRow = kScaleTile / T::kTileN;
+      if (kTilesPerRow == 1 || n % kTilesPerRow == kTilesPerRow - 1) {
+        if (static_cast<unsigned>(n) / kTilesPerRow % kBiasTiles == kBiasTiles - 1) {
+          leave_bias_group();
+          enter_bias_group(kBiasTiles - 1);
+        } else {
+          tile_row -= T::kBiasStride * 4;
+        }
       }
-      if constexpr (T::kKeyScales != KeyScales::token) {
-        if constexpr (!T::kScaleAhead) load_scales(n);  // PV hides the latency
-        take_scales(ks_next);
-        (others.take_scales(ks_next), ...);
-        if constexpr (T::kScaleAhead) load_scales(max(n - 1, 0));  // a tile ahead
-      }
+      take_tile();
+    } else if constexpr (T::kInt8Qk && T::kKeyScales != KeyScales::token) {
+      take_scales(ks_next);
+      load_scales(max(n - 1, 0));  // a tile ahead
     }
   }
 
@@ -161,9 +152,14 @@ struct ConsumerBase {
     }
   }
 
-  __device__ __forceinline__ void take_bias(const float* b) {
+  __device__ __forceinline__ int row_in_tile() const { return warpgroup * 64 + warp * 16 + lane / 4; }
+
+  // A row of shared memory: the bias of every row of Q, then the tile's four scales.
+  __device__ __forceinline__ void take_tile() {
+    const float* b = reinterpret_cast<const float*>(smem + tile_row);
     scale.bias[0] = b[0];
     scale.bias[1] = b[8];
+    take_scales({b[T::kTileM + lane % 4 - row_in_tile()]});
   }
 
   __device__ __forceinline__ void take_scales(const float (&ks)[kScaleBlocks]) {
@@ -171,10 +167,9 @@ struct ConsumerBase {
     for (int b = 0; b < kScaleBlocks; ++b) scale.set(b, c0[0] * ks[b], c0[1] * ks[b]);
   }
 
-  __device__ __forceinline__ void next_bias_group(int group) {
-    if (bias_group >= 0) leave_bias_group();
+  __device__ __forceinline__ void enter_bias_group(int tile) {
     ptx::mbarrier_wait(&bar.bias_full[bias_ring.index], bias_ring.phase);
-    bias_group = group;
+    tile_row = T::kBiasOffset + ((bias_ring.index * kBiasTiles + tile) * T::kBiasStride + row_in_tile()) * 4;
   }
 
   __device__ __forceinline__ void leave_bias_group() {
@@ -206,11 +201,13 @@ struct ConsumerBase {
     }
   }
 
-  template <class... Others>
-  __device__ __forceinline__ void begin(const Work& w, Others&... others) {
-    if constexpr (T::kInt8Qk) {
+  __device__ __forceinline__ void begin(const Work& w) {
+    if constexpr (T::kTileBias) {
       take_rows(w);
-      (others.take_rows(w), ...);
+      enter_bias_group((w.n_end - 1) * T::kTileN / kScaleTile % kBiasTiles);
+      take_tile();
+    } else if constexpr (T::kInt8Qk) {
+      take_rows(w);
       if constexpr (T::kKeyScales == KeyScales::token) {
         scale.c[0] = c0[0];
         scale.c[1] = c0[1];
@@ -220,13 +217,12 @@ struct ConsumerBase {
         k_scale = p.k_scale + ((static_cast<int64_t>(w.at.batch) * p.num_heads_kv + w.head_kv) * p.tiles_k + w.at.tile) * blocks * 4 + lane % 4;
         load_scales(w.n_end - 1);
       }
-      bias_group = -1;
-      if constexpr (!T::kTileBias) scale.bias[0] = scale.bias[1] = 0.f;
+      scale.bias[0] = scale.bias[1] = 0.f;
+      fetch_tile(w.n_end - 1);
     } else {
       scale.c[0] = scale.c[1] = p.softmax_scale * 1.4426950408889634f;
       scale.bias[0] = scale.bias[1] = 0.f;
     }
-    fetch_tile(w.n_end - 1, others...);
     ptx::mbarrier_wait(&bar.q_full, q_phase);
     q_phase ^= 1;
   }

@@ -4,7 +4,7 @@
 namespace chitu::cuda::sm90 {
 
 cudaError_t launch_f16_f16_d96(const AttentionParams& p, cudaStream_t stream) {
-  return p.input == Float::bf16 ? launch<Traits<false, true, 96, 128, 2, true>>(p, stream) : launch<Traits<false, false, 96, 128, 2, true>>(p, stream);
+  return p.input == Float::bf16 ? launch<Traits<false, true, 96, 128, 2>>(p, stream) : launch<Traits<false, false, 96, 128, 2>>(p, stream);
 }
 
 }  // namespace chitu::cuda::sm90

@@ -4,7 +4,7 @@
 namespace chitu::cuda::sm90 {
 
 cudaError_t launch_int8_f16_d64(const AttentionParams& p, cudaStream_t stream) {
-  return p.input == Float::bf16 ? launch<Traits<true, true, 64, 128, 3, false>>(p, stream) : launch<Traits<true, false, 64, 128, 3, false>>(p, stream);
+  return p.input == Float::bf16 ? launch<Traits<true, true, 64, 128, 3>>(p, stream) : launch<Traits<true, false, 64, 128, 3>>(p, stream);
 }
 
 }  // namespace chitu::cuda::sm90

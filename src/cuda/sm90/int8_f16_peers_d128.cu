@@ -3,6 +3,6 @@
 
 namespace chitu::cuda::sm90 {
 
-cudaError_t launch_int8_f16_peers_d128(const AttentionParams& p, cudaStream_t stream) { return launch_peers<128, 128, 2, true>(p, stream); }
+cudaError_t launch_int8_f16_peers_d128(const AttentionParams& p, cudaStream_t stream) { return launch_peers<128, 128, 2>(p, stream); }
 
 }  // namespace chitu::cuda::sm90

@@ -3,6 +3,6 @@
 
 namespace chitu::cuda::sm90 {
 
-cudaError_t launch_int8_f16_peers_d64(const AttentionParams& p, cudaStream_t stream) { return launch_peers<64, 128, 3, false>(p, stream); }
+cudaError_t launch_int8_f16_peers_d64(const AttentionParams& p, cudaStream_t stream) { return launch_peers<64, 128, 3>(p, stream); }
 
 }  // namespace chitu::cuda::sm90

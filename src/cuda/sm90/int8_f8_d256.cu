@@ -3,9 +3,7 @@
 
 namespace chitu::cuda::sm90 {
 
-cudaError_t launch_int8_f8_d256(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::e4m3_tile, kLogWords, 256, 2, false>(p, stream); }
-cudaError_t launch_int8_f8_running_d256(const AttentionParams& p, cudaStream_t stream) {
-  return launch8_any<Weights::e4m3_running, 0, 256, 2, false>(p, stream);
-}
+cudaError_t launch_int8_f8_d256(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::e4m3_tile, kLogWords, 256, 2>(p, stream); }
+cudaError_t launch_int8_f8_running_d256(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::e4m3_running, 0, 256, 2>(p, stream); }
 
 }  // namespace chitu::cuda::sm90

@@ -3,7 +3,7 @@
 
 namespace chitu::cuda::sm90 {
 
-cudaError_t launch_int8_f8_d64(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::e4m3_tile, kLogWords, 64, 2, true>(p, stream); }
-cudaError_t launch_int8_f8_running_d64(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::e4m3_running, 0, 64, 3, false>(p, stream); }
+cudaError_t launch_int8_f8_d64(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::e4m3_tile, kLogWords, 64, 3>(p, stream); }
+cudaError_t launch_int8_f8_running_d64(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::e4m3_running, 0, 64, 3>(p, stream); }
 
 }  // namespace chitu::cuda::sm90

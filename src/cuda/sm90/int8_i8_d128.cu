@@ -3,7 +3,7 @@
 
 namespace chitu::cuda::sm90 {
 
-cudaError_t launch_int8_i8_d128(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::u8_tile, 0, 128, 2, true>(p, stream); }
-cudaError_t launch_int8_i8_running_d128(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::s8_running, 0, 128, 2, true>(p, stream); }
+cudaError_t launch_int8_i8_d128(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::u8_tile, 0, 128, 3>(p, stream); }
+cudaError_t launch_int8_i8_running_d128(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::s8_running, 0, 128, 2>(p, stream); }
 
 }  // namespace chitu::cuda::sm90

@@ -1,7 +1,6 @@
 // Launch of the kernels with 16-bit PV. Included by the files that instantiate them.
 #pragma once
-#include "attention_halves.cuh"
-#include "attention_pair.cuh"
+#include "attention.cuh"
 #include "tensor_maps.cuh"
 
 namespace chitu::cuda::sm90 {
@@ -22,22 +21,15 @@ cudaError_t encode_maps(TensorMaps& maps, const AttentionParams& p) {
 
 template <class T>
 cudaError_t launch(const AttentionParams& p, cudaStream_t stream) {
-  if constexpr (T::kOrder == Order::in_turn) {
-    return launch_persistent<T>(attention_pair_kernel<T>, encode_maps<T>, p, stream);
-  } else if constexpr (T::kOrder == Order::halves) {
-    return launch_persistent<T>(attention_halves_kernel<T>, encode_maps<T>, p, stream);
-  } else {
-    return launch_persistent<T>(attention_kernel<T>, encode_maps<T>, p, stream);
-  }
+  return launch_persistent<T>(attention_kernel<T>, encode_maps<T>, p, stream);
 }
 
-// The kernels of the peers' methods. Blocks of keys share scales in sage1 alone, whose P is always f16. A maximum over scales of single keys is dear, so those
-// kernels overlap at every head_dim: that schedule needs none.
-template <int kHeadDim, int kTileN, int kWarpgroups, bool kOverlap>
+// The kernels of the peers' methods. Blocks of keys share scales in sage1 alone, whose P is always f16.
+template <int kHeadDim, int kTileN, int kWarpgroups>
 cudaError_t launch_peers(const AttentionParams& p, cudaStream_t stream) {
-  if (p.k_block != 1) return launch<Traits<true, false, kHeadDim, kTileN, kWarpgroups, kOverlap, KeyScales::block>>(p, stream);
-  return p.input == Float::bf16 ? launch<Traits<true, true, kHeadDim, kTileN, 2, true, KeyScales::token>>(p, stream)
-                                : launch<Traits<true, false, kHeadDim, kTileN, 2, true, KeyScales::token>>(p, stream);
+  if (p.k_block != 1) return launch<Traits<true, false, kHeadDim, kTileN, kWarpgroups, KeyScales::block>>(p, stream);
+  return p.input == Float::bf16 ? launch<Traits<true, true, kHeadDim, kTileN, kWarpgroups, KeyScales::token>>(p, stream)
+                                : launch<Traits<true, false, kHeadDim, kTileN, kWarpgroups, KeyScales::token>>(p, stream);
 }
 
 }  // namespace chitu::cuda::sm90

@@ -18,11 +18,11 @@ cudaError_t launch8(const AttentionParams& p, cudaStream_t stream) {
 }
 
 // One kernel for each type of the inputs, which the tile bias is made from.
-template <Weights kWeights, uint32_t kLogWords, int kHeadDim, int kWarpgroups, bool kOverlap>
+template <Weights kWeights, uint32_t kLogWords, int kHeadDim, int kWarpgroups>
 cudaError_t launch8_any(const AttentionParams& p, cudaStream_t stream) {
-  constexpr bool kReadsInputs = Traits8<kWeights, kLogWords, false, kHeadDim, kWarpgroups, kOverlap>::kTileBias;
-  return kReadsInputs && p.input == Float::bf16 ? launch8<Traits8<kWeights, kLogWords, kReadsInputs, kHeadDim, kWarpgroups, kOverlap>>(p, stream)
-                                                : launch8<Traits8<kWeights, kLogWords, false, kHeadDim, kWarpgroups, kOverlap>>(p, stream);
+  constexpr bool kReadsInputs = Traits8<kWeights, kLogWords, false, kHeadDim, kWarpgroups>::kTileBias;
+  return kReadsInputs && p.input == Float::bf16 ? launch8<Traits8<kWeights, kLogWords, kReadsInputs, kHeadDim, kWarpgroups>>(p, stream)
+                                                : launch8<Traits8<kWeights, kLogWords, false, kHeadDim, kWarpgroups>>(p, stream);
 }
 
 }  // namespace chitu::cuda::sm90

@@ -208,6 +208,10 @@ __device__ __forceinline__ void make_bias(const AttentionParams& p, const WorkSh
           bias[t * T::kBiasStride + r] = inside ? __ldg(p.bias + (row + t) * p.seqlen_q_padded + row0 + r) : 0.f;
         }
       }
+      if (warp == 1) {  // the scales of the tiles' keys, behind their bias
+        const int t = group * kBiasTiles + lane / 4;
+        bias[lane / 4 * T::kBiasStride + T::kTileM + lane % 4] = t < tiles ? __ldg(p.k_scale + (means_row + t) * 4 + lane % 4) : 0.f;
+      }
       __syncwarp();
       if (lane == 0) ptx::mbarrier_arrive(&bar.bias_full[bias_ring.index]);
       bias_ring.advance();

@@ -38,10 +38,10 @@ struct RowState8 {
   }
 };
 
-// Largest x = s * c of each row over the quad, -inf where none is visible, NaN where a scale is.
+// Largest x = s * c of each row that this thread sees, -inf where none is visible, NaN where a scale is.
 template <bool kMasked, int kCount>
 __device__ __forceinline__ void row_tops(const int32_t (&s)[kCount], float (&top)[2], const float (&c)[2], const VisibleColumns (&columns)[2]) {
-  constexpr int kChains = 2;
+  constexpr int kChains = 4;  // maxima of a row that do not wait for one another
   int largest[2][kChains];
 #pragma unroll
   for (int i = 0; i < kCount; i += 2) {
@@ -55,10 +55,12 @@ __device__ __forceinline__ void row_tops(const int32_t (&s)[kCount], float (&top
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
-    int t = max(largest[r][0], largest[r][1]);
+    int t = largest[r][0];
+#pragma unroll
+    for (int i = 1; i < kChains; ++i) t = max(t, largest[r][i]);
     float x = rounded_logit(t, c[r]);
     if (kMasked && t == INT_MIN) x = kLowest<float>;
-    top[r] = quad_max_nan(x);
+    top[r] = x;
   }
 }
 
@@ -103,7 +105,7 @@ __device__ __forceinline__ void logit_tops(const int32_t (&x)[kCount], float (&t
     largest[r][chain] = i / 4 < kChains && i % 2 == 0 ? y : ptx::max_nan(largest[r][chain], y);
   }
 #pragma unroll
-  for (int r = 0; r < 2; ++r) top[r] = quad_max_nan(ptx::max_nan(largest[r][0], largest[r][1]));
+  for (int r = 0; r < 2; ++r) top[r] = ptx::max_nan(largest[r][0], largest[r][1]);
 }
 
 // Rare: huge logits become distances from `top`, because base could not hold a constant beside it.
@@ -124,9 +126,10 @@ __device__ __forceinline__ void word_logits(const int32_t (&s)[kCount], int w, i
   }
 }
 
-// What one tile's weights need and leave, for the thread's two rows. The words are made in two halves, between which the caller may do other things.
+// What one tile's weights need and leave, for the thread's two rows.
 struct TileWeights {
   float top[2], level[2];         // largest x of the tile, from which the weights count; that plus the tile's bias
+  bool moves;                     // some row of the warp may have outgrown m
   float base[2];                  // P = 2^(s * c + base)
   float margin[2];                // u8_tile: octaves by which base lowers P
   float w[2], shift[2];           // factors with which the product joins O (RowState8)
@@ -135,14 +138,14 @@ struct TileWeights {
   float true_sum[2], largest[2];  // u8_tile, flagged: sum of the weights; largest weight times token scale
 };
 
-// P = e4m3(2^(s * c + base)) of the words from kFirst to kEnd. raw sums the exact words only. Log-code words: the bits of e4m3 are 8 * x + 56, rounded; as a
+// P = e4m3(2^(s * c + base)) of every word. raw sums the exact words only. Log-code words: the bits of e4m3 are 8 * x + 56, rounded; as a
 // multiple of 2^-24 that is the bit pattern of an f16, so one conversion rounds and packs two. kShift of a code centres the error (docs/methods.md 2).
-template <class T, bool kMasked, int kFirst, int kEnd>
+template <class T, bool kMasked>
 __device__ __forceinline__ void weights_e4m3(const int32_t (&s)[T::kScores], uint32_t (&packed)[T::kWords], TileWeights& tile, const float (&c)[2],
                                              const VisibleColumns (&columns)[2]) {
   constexpr float kUnit = 0x1p-24f, kShift = -0.46f;
 #pragma unroll
-  for (int w = kFirst; w < kEnd; ++w) {
+  for (int w = 0; w < T::kTileN / 16; ++w) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float x[4];
@@ -178,11 +181,11 @@ __device__ __forceinline__ void pack_codes(const float (&p)[4], uint32_t& word, 
 }
 
 // Plain tile: codes of 2^(s * c + base), base = kLog2CodeUnit - top. int_flash: of 2^(s + base), base = log2 127 - 24 - m.
-template <class T, bool kMasked, int kFirst, int kEnd>
+template <class T, bool kMasked>
 __device__ __forceinline__ void weights_u8(const int32_t (&s)[T::kScores], uint32_t (&packed)[T::kWords], TileWeights& tile, const float (&c)[2],
                                            const VisibleColumns (&columns)[2]) {
 #pragma unroll
-  for (int w = kFirst; w < kEnd; ++w) {
+  for (int w = 0; w < T::kTileN / 16; ++w) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float x[4];

@@ -18,34 +18,19 @@ constexpr ptx::Swizzle swizzle_of(int chunk) { return chunk == 128 ? ptx::Swizzl
 // Scales of int8 keys. tile: four for the 128 keys of a scale tile. block: four for AttentionParams::k_block keys, 128 or 64. token: one for every key.
 enum class KeyScales { tile, block, token };
 
-// How a consumer warpgroup goes about its tiles.
-enum class Order {
-  serial,      // tile after tile, which saves registers; the row maximum comes before the weights
-  optimistic,  // tile after tile, without a maximum unless the weights turn out to be too large
-  overlapped,  // PV of a tile beside the weights of the next; no maximum either
-  in_turn,     // two tiles of 64 rows: both products of one beside the weights of the other (attention_pair.cuh)
-  halves,      // two halves of a key tile in the same way (attention_halves.cuh)
-};
-
-// kPolynomialEighths_: of the exponentials come from multiply-adds.
-template <bool kInt8Qk_, bool kBf16_, int kHeadDim_, int kTileN_, int kWarpgroups_, Order kOrder_, int kPolynomialEighths_ = 0,
-          KeyScales kKeyScales_ = KeyScales::tile>
-struct OrderedTraits {
+template <bool kInt8Qk_, bool kBf16_, int kHeadDim_, int kTileN_, int kWarpgroups_, KeyScales kKeyScales_ = KeyScales::tile>
+struct Traits {
   static constexpr bool kInt8Qk = kInt8Qk_, kBf16 = kBf16_;
   static constexpr int kHeadDim = kHeadDim_, kTileN = kTileN_, kWarpgroups = kWarpgroups_;
-  static constexpr Order kOrder = kOrder_;
-  static constexpr int kPolynomialEighths = kPolynomialEighths_;
-  static constexpr bool kOverlap = kOrder == Order::overlapped;
-  static constexpr bool kScaleAhead = kOverlap || kOrder >= Order::in_turn;  // scales are loaded a tile before they are used
-  // S of a part of the keys at a time. A tile's keys are then wanted as soon as half of the tile before is done, but kept until all of it is.
-  static constexpr int kParts = kOrder == Order::halves ? 2 : 1, kPartN = kTileN / kParts;
-  static constexpr int kStages = kOrder == Order::halves ? 4 : 2, kVStages = 2;
-  static constexpr int kTileM = 64 * kWarpgroups * (kOrder == Order::in_turn ? 2 : 1);
+  // Two warpgroups have the registers to make weights while the product with the ones before still reads those. Three make up for that by being three.
+  static constexpr bool kOverlap = kWarpgroups == 2;
+  static constexpr int kStages = 2, kVStages = 2;
+  static constexpr int kTileM = 64 * kWarpgroups;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   // Together at most what the launch allots, threads * the entry's registers (168 or 128): one more and setmaxnreg waits for ever.
   static constexpr int kProducerRegisters = kWarpgroups == 2 ? 40 : 32;
   static constexpr int kConsumerRegisters = kWarpgroups == 2 ? 232 : 160;
-  static constexpr int kScores = kPartN / 2;  // accumulators of S per thread
+  static constexpr int kScores = kTileN / 2;  // accumulators of S per thread
   using Score = std::conditional_t<kInt8Qk, int32_t, float>;
   using Float16 = std::conditional_t<kBf16, __nv_bfloat16, __half>;
   // P is held as 2^(x - m + kOffset): in f16 small weights stay normal.
@@ -81,9 +66,6 @@ struct OrderedTraits {
   static_assert(kScaleTile % kTileN == 0);
   static_assert(kProducerRegisters + kWarpgroups * kConsumerRegisters <= (65536 / kThreads / 8 * 8) * (kWarpgroups + 1));
 };
-
-template <bool kInt8Qk, bool kBf16, int kHeadDim, int kTileN, int kWarpgroups, bool kOverlap = true, KeyScales kKeyScales = KeyScales::tile>
-struct Traits : OrderedTraits<kInt8Qk, kBf16, kHeadDim, kTileN, kWarpgroups, kOverlap ? Order::overlapped : Order::serial, 0, kKeyScales> {};
 
 struct Barriers {
   uint64_t q_full, q_empty, q16_full;

@@ -12,7 +12,7 @@ enum class Weights { e4m3_tile, e4m3_running, u8_tile, s8_running };
 constexpr uint32_t kLogWords = 0x55;
 
 // Bit w of kLogWords: word w of a tile (keys 16w .. 16w + 15) takes its exponentials as log-code; e4m3_tile only.
-template <Weights kWeights_, uint32_t kLogWords_, bool kBf16_, int kHeadDim_, int kWarpgroups_, bool kOverlap_, bool kEarlyKeys_ = true>
+template <Weights kWeights_, uint32_t kLogWords_, bool kBf16_, int kHeadDim_, int kWarpgroups_>
 struct Traits8 {
   static constexpr Weights kWeights = kWeights_;
   static constexpr uint32_t kLogWords = kLogWords_;
@@ -20,11 +20,7 @@ struct Traits8 {
   static constexpr bool kInt8Pv = kWeights == Weights::u8_tile || kWeights == Weights::s8_running;
   static constexpr bool kInt8Qk = true, kBf16 = kBf16_, kTileBias = !kRunning;
   static constexpr KeyScales kKeyScales = kWeights == Weights::s8_running ? KeyScales::token : KeyScales::tile;
-  static constexpr bool kOverlap = kOverlap_, kScaleAhead = kOverlap;
-  // Overlapped, PV in two parts: the next keys are waited for between the parts, else after them. That wait's loop keeps the first half of the exponentials
-  // above the wait for the first part.
-  static constexpr bool kEarlyKeys = kEarlyKeys_;
-  static constexpr int kHeadDim = kHeadDim_, kTileN = 128, kPartN = kTileN, kWarpgroups = kWarpgroups_;
+  static constexpr int kHeadDim = kHeadDim_, kTileN = 128, kWarpgroups = kWarpgroups_;
   static constexpr int kStages = 2, kVStages = kHeadDim == 256 ? 1 : 2;  // a second tile of V does not fit beside Q, in 8 and 16 bits, at head_dim 256
   static constexpr int kTileM = 64 * kWarpgroups;
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
@@ -36,9 +32,8 @@ struct Traits8 {
   using Float16 = std::conditional_t<kBf16, __nv_bfloat16, __half>;
 
   // PV: channels of one product. Where a whole tile's product does not fit beside S and O, it comes in parts.
-  static constexpr int kProductChannels = kHeadDim <= 96 ? kHeadDim : kOverlap || kHeadDim == 256 ? 64 : kHeadDim;
+  static constexpr int kProductChannels = kHeadDim <= 96 ? kHeadDim : 64;
   static constexpr int kProducts = kHeadDim / kProductChannels;
-  static constexpr int kBuffers = 1;  // products in flight or not yet folded
   // Eight more rows of V^T, of ones and zeros, below the last channel: sums of the rounded P. Row 2t sums the log-code words of k-step t, row 2t + 1 its
   // other words: a thread gets what belongs to one k-step, too few terms for the FP8 accumulator's short fraction to matter.
   static constexpr int kSumRows = kWeights == Weights::e4m3_tile ? 8 : 0;
@@ -71,7 +66,6 @@ struct Traits8 {
   static_assert(kSharedBytes <= 227 * 1024);
   static_assert(kQBytes % 1024 == 0 && kQ16Bytes % 1024 == 0 && kKBytes % 1024 == 0 && kVStageBytes % 1024 == 0 && kVBytes % 1024 == 0);
   static_assert(kTileN == kScaleTile);
-  static_assert(!kOverlap || kProducts <= 2);
   static_assert(kLogWords == 0 || kWeights == Weights::e4m3_tile);
   static_assert(kProducerRegisters + kWarpgroups * kConsumerRegisters <= (65536 / kThreads / 8 * 8) * (kWarpgroups + 1));
 };

@@ -33,6 +33,16 @@ __device__ __forceinline__ bool mbarrier_test(uint64_t* barrier, uint32_t parity
   return done != 0;
 }
 
+// The same, after a wait that the hardware bounds.
+__device__ __forceinline__ bool mbarrier_try(uint64_t* barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile("{\n.reg .pred done;\nmbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\nselp.u32 %0, 1, 0, done;\n}"
+               : "=r"(done)
+               : "r"(smem_u32(barrier)), "r"(parity)
+               : "memory");
+  return done != 0;
+}
+
 // Spin until the phase with this parity has completed.
 __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity) {
   asm volatile(

@@ -45,13 +45,6 @@ __device__ __forceinline__ float exp2_approx(float x) {
   return y;
 }
 
-// a * b + c, clamped to [0, 1]; NaN becomes 0.
-__device__ __forceinline__ float fma_saturate(float a, float b, float c) {
-  float y;
-  asm("fma.rn.sat.f32 %0, %1, %2, %3;" : "=f"(y) : "f"(a), "f"(b), "f"(c));
-  return y;
-}
-
 // Two f32 to one word of f16, `low` in the low half.
 __device__ __forceinline__ uint32_t pack_f16(float low, float high) {
   uint32_t r;

@@ -26,7 +26,6 @@ inline void mma_m16n8k16_bf16(float (&d)[4], const std::uint32_t (&a)[4], std::u
 }
 
 inline float exp2_approx(float x) { return emulated::exp2_approx(x); }
-inline float fma_saturate(float a, float b, float c) { return std::fmin(std::fmax(std::fma(a, b, c), 0.0f), 1.0f); }
 inline std::uint32_t pack_f16(float low, float high) { return emulated::pack_f16(low, high); }
 inline std::uint32_t pack_bf16(float low, float high) { return emulated::pack_bf16(low, high); }
 inline std::uint32_t pack_f16_relu(float low, float high) { return emulated::pack_f16(low < 0 ? 0 : low, high < 0 ? 0 : high); }
