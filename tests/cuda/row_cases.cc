@@ -79,13 +79,15 @@ std::string check_row(TestCall& host, GpuCall& gpu, const AttentionOptions& opti
   gpu.run_reference(options);
   const Difference d = difference(out, host.out());
   const double own = rounds_against_the_split(spec, method) ? 0.05 : bar(method) * (spec.dtype == DType::bf16 ? 4 : 1);
-  const double allowed = own + rounding_of(spec.out_dtype), l = largest_difference(lse, host.lse());
+  const bool log_code = gpu.executed(options).exponential == core::Exponential::log_code;
+  // Of few rows one whose code has flipped shows.
+  const double flipped = log_code ? kFlippedLogCode / std::sqrt(std::max(1.0, static_cast<double>(out.size()) / static_cast<double>(spec.head_dim_v))) : 0;
+  const double allowed = own + rounding_of(spec.out_dtype) + flipped, l = largest_difference(lse, host.lse());
   double most = 0;
   for (float x : host.lse())
     if (std::isfinite(x)) most = std::max(most, static_cast<double>(std::fabs(x)));
   if (!(d.nrmse <= allowed)) return "nrmse " + std::to_string(d.nrmse) + ", allowed " + std::to_string(allowed);
   if (!(d.largest <= 40 * allowed)) return "one element is off by " + std::to_string(d.largest) + " rms, allowed " + std::to_string(40 * allowed);
-  const bool log_code = gpu.executed(options).exponential == core::Exponential::log_code;
   // log-code: eight sums of codes, each cut to 13 bits by an FP8 accumulator
   const double lse_bar = 1e-4 + 4e-6 * most + (log_code ? 8 * 0x1p-13 : 0);
   if (!(l <= lse_bar + (log_code ? kFlippedLogCode : 0))) return "lse is off by " + std::to_string(l) + " (largest lse " + std::to_string(most) + ")";

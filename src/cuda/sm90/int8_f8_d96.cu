@@ -4,6 +4,6 @@
 namespace chitu::cuda::sm90 {
 
 cudaError_t launch_int8_f8_d96(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::e4m3_tile, kLogWords, 96, 3>(p, stream); }
-cudaError_t launch_int8_f8_running_d96(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::e4m3_running, 0, 96, 3>(p, stream); }
+cudaError_t launch_int8_f8_running_d96(const AttentionParams& p, cudaStream_t stream) { return launch8_any<Weights::e4m3_running, 0, 96, 2>(p, stream); }
 
 }  // namespace chitu::cuda::sm90
