@@ -86,11 +86,12 @@ void fill_tensors(const core::Call& call, sm90::AttentionParams& x) {
   x.cu_seqlens_k = a.sequences.cu_seqlens_k;
 }
 
-/// Memory for the order of packed sequences, where they are packed.
-void take_order(core::Workspace& ws, sm90::AttentionParams& x) {
-  if (!x.packed) return;
-  x.order = {ws.take<std::int32_t>(x.batch), ws.take<std::int32_t>(x.batch + 1)};
-  x.work_counter = ws.take<std::int32_t>(1);
+/// Memory for the order of work: packed sequences, and pieces that differ in length, which are then taken by whoever is free.
+void take_order(const core::Call& call, core::Workspace& ws, sm90::AttentionParams& x) {
+  if (x.packed) x.order = {ws.take<std::int32_t>(x.batch), ws.take<std::int32_t>(x.batch + 1)};
+  const bool uneven = call.problem.padded || x.window_left != sm90::kUnbounded || x.window_right != sm90::kUnbounded;
+  if (x.packed || uneven) x.work_counter = ws.take<std::int32_t>(1);
+  if (!x.packed && uneven && !ws.measuring()) CHITU_CUDA(cudaMemsetAsync(x.work_counter, 0, sizeof(std::int32_t), stream_of(call.stream)));
 }
 
 void fill_codes(const Operands& o, int k_block, sm90::AttentionParams& x) {
@@ -112,7 +113,7 @@ void fill_codes(const Operands& o, int k_block, sm90::AttentionParams& x) {
 void run_quantized(const core::Call& call, core::Workspace& ws, bool e4m3_tiles, cudaError_t (*launch)(const sm90::AttentionParams&, cudaStream_t)) {
   const DeviceGuard guard(call.problem.device.index);
   sm90::AttentionParams x = params_of(call.problem);
-  take_order(ws, x);
+  take_order(call, ws, x);
   const Operands o = prepare(call, ws, e4m3_tiles);
   if (ws.measuring()) return;
   fill_tensors(call, x);
@@ -196,9 +197,9 @@ void run_sm90_int8_f16(const core::Call& call, core::Workspace& ws) {
 
 void run_sm90_f16_f16(const core::Call& call, core::Workspace& ws) {
   sm90::AttentionParams x = params_of(call.problem);
-  take_order(ws, x);
-  if (ws.measuring()) return;
   const DeviceGuard guard(call.problem.device.index);
+  take_order(call, ws, x);
+  if (ws.measuring()) return;
   fill_tensors(call, x);
   x.k = view_of(make_view(call.args.k));
   x.v = view_of(make_view(call.args.v));

@@ -129,6 +129,39 @@ TEST_P(CudaRuntime, TwoThreadsTwoStreams) {
   });
 }
 
+/// More pieces of work than a persistent kernel has blocks, of different lengths: heads that hold the same have the same bits, and those of a call of one head.
+TEST_P(CudaRuntime, PiecesInTurn) {
+  CHITU_NEED_GPU();
+  const std::int64_t sms = cuda::backend().caps({DeviceType::cuda, 0}).sm_count;
+  CallSpec one;
+  one.seqlen_q = 500, one.seqlen_k = 777, one.heads_q = one.heads_kv = 1, one.head_dim = one.head_dim_v = 64;
+  one.mask = Mask::causal();
+  CallSpec many = one;
+  many.heads_q = many.heads_kv = sms;  // three pieces each
+  TestCall single(one), host(many);
+  const auto repeated = [&](const std::vector<float>& head) {
+    std::vector<float> all;
+    all.reserve(head.size() * static_cast<std::size_t>(sms));
+    for (auto row = head.begin(); row != head.end(); row += one.head_dim)
+      for (std::int64_t h = 0; h < sms; ++h) all.insert(all.end(), row, row + one.head_dim);
+    return all;
+  };
+  host.set_q(repeated(single.q()));
+  host.set_k(repeated(single.k()));
+  host.set_v(repeated(single.v()));
+  GpuCall gpu_one(single), gpu(host);
+  gpu.with_every_row(host.options(GetParam()), 0, [&](const AttentionOptions& o) {
+    ASSERT_EQ(gpu_one.run(o), "");
+    ASSERT_EQ(gpu.run(o), "");
+    EXPECT_TRUE(same_bits(repeated(single.out()), host.out()));
+    const auto lse = single.lse(), all = host.lse();
+    for (std::int64_t h = 0; h < sms; ++h) {
+      const auto first = all.begin() + h * one.seqlen_q;
+      EXPECT_TRUE(same_bits(lse, std::vector<float>(first, first + one.seqlen_q))) << h;
+    }
+  });
+}
+
 /// A blob made by quantize_kv gives what k and v give, bit for bit.
 TEST_P(CudaRuntime, QuantizedKvIsTheSame) {
   CHITU_NEED_GPU();

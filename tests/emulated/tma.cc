@@ -167,7 +167,7 @@ void mbarrier_wait(std::uint64_t* barrier, std::uint32_t parity) {
   }
 }
 
-bool mbarrier_test(std::uint64_t* barrier, std::uint32_t parity) {
+bool mbarrier_try(std::uint64_t* barrier, std::uint32_t parity) {
   if (parity > 1) fault("mbarrier.test_wait.parity with parity %u", parity);
   return read(barrier, "mbarrier.test_wait").phase != parity;
 }

@@ -15,7 +15,7 @@ void mbarrier_arrive(std::uint64_t* barrier, std::uint32_t bytes);
 void mbarrier_wait(std::uint64_t* barrier, std::uint32_t parity);
 
 /// Whether it has.
-bool mbarrier_test(std::uint64_t* barrier, std::uint32_t parity);
+bool mbarrier_try(std::uint64_t* barrier, std::uint32_t parity);
 
 void tensor_load(void* to, const void* map, std::uint64_t* barrier, int rank, const int* position);
 

@@ -26,7 +26,7 @@ struct Consumer8 : ConsumerBase<T> {
   Score s[T::kScores];  // of the tile at hand
   int head_tiles;     // first tile of the sequence among the tiles of all heads
   bool maybe_huge;    // scores of the tile at hand may be huge, by its scales alone
-  float value_scale;  // u8_tile: of the tile that is fetched next
+  float value_scale;  // u8_tile: of the tile at hand
   float shift_limit;  // of that tile; not 0: it is flagged
 
   __device__ __forceinline__ Consumer8(const AttentionParams& p_, char* smem_, Barriers& bar_, int warpgroup_, int warp_, int lane_)

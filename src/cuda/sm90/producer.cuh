@@ -122,10 +122,10 @@ __device__ __forceinline__ void produce(const AttentionParams& p, const WorkShap
       load_v<T>(maps, smem, bar, v_ring, w, head_linear_kv, n + 1);
     }
     load_v<T>(maps, smem, bar, v_ring, w, head_linear_kv, w.n_begin);
-    const int odd = T::kStages == 2 ? 1 : k_ring.index | 1;  // a constant where there are two
-    if (k_ring.index == odd) {                               // every piece of work starts in an even stage
-      ptx::mbarrier_wait(&bar.k_empty[odd], k_ring.phase ^ 1);
-      ptx::mbarrier_arrive(&bar.k_full[odd]);
+    static_assert(T::kStages == 2);
+    if (k_ring.index == 1) {  // every piece of work starts in an even stage
+      ptx::mbarrier_wait(&bar.k_empty[1], k_ring.phase ^ 1);
+      ptx::mbarrier_arrive(&bar.k_full[1]);
       k_ring.advance();
       ptx::mbarrier_wait(&bar.v_empty[T::kVStages - 1], v_ring.phase ^ 1);
       ptx::mbarrier_arrive(&bar.v_full[T::kVStages - 1]);

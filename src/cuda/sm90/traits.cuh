@@ -44,7 +44,7 @@ struct Traits {
   static constexpr int kChunk16 = chunk_bytes(kHeadDim * 2);
   static constexpr int kChunks16 = kHeadDim * 2 / kChunk16;
   static constexpr ptx::Swizzle kQkSwizzle = swizzle_of(kQkChunk), kSwizzle16 = swizzle_of(kChunk16);
-  static constexpr int kBiasStride = kTileM + 4;  // spreads the bias MMA's columns over the banks
+  static constexpr int kBiasStride = kTileM + 4;  // a tile's bias and its four scales; spreads the bias MMA's columns over the banks
 
   static constexpr int kQBytes = kTileM * kHeadDim * kQkBytes;
   static constexpr int kQ16Bytes = kTileBias ? kTileM * kHeadDim * 2 : 0;

@@ -23,17 +23,7 @@ __device__ __forceinline__ void mbarrier_arrive_expect_tx(uint64_t* barrier, uin
   asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(smem_u32(barrier)), "r"(bytes) : "memory");
 }
 
-// Whether the phase with this parity has completed.
-__device__ __forceinline__ bool mbarrier_test(uint64_t* barrier, uint32_t parity) {
-  uint32_t done;
-  asm volatile("{\n.reg .pred done;\nmbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\nselp.u32 %0, 1, 0, done;\n}"
-               : "=r"(done)
-               : "r"(smem_u32(barrier)), "r"(parity)
-               : "memory");
-  return done != 0;
-}
-
-// The same, after a wait that the hardware bounds.
+// Whether the phase with this parity has completed, after a wait that the hardware bounds.
 __device__ __forceinline__ bool mbarrier_try(uint64_t* barrier, uint32_t parity) {
   uint32_t done;
   asm volatile("{\n.reg .pred done;\nmbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\nselp.u32 %0, 1, 0, done;\n}"

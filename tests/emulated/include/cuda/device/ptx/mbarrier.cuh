@@ -13,8 +13,7 @@ inline void mbarrier_init(std::uint64_t* barrier, std::uint32_t count) { emulate
 inline void fence_barrier_init() { emulated::fence_mbarrier_init(); }
 inline void mbarrier_arrive(std::uint64_t* barrier) { emulated::mbarrier_arrive(barrier, 0); }
 inline void mbarrier_arrive_expect_tx(std::uint64_t* barrier, std::uint32_t bytes) { emulated::mbarrier_arrive(barrier, bytes); }
-inline bool mbarrier_test(std::uint64_t* barrier, std::uint32_t parity) { return emulated::mbarrier_test(barrier, parity); }
-inline bool mbarrier_try(std::uint64_t* barrier, std::uint32_t parity) { return emulated::mbarrier_test(barrier, parity); }
+inline bool mbarrier_try(std::uint64_t* barrier, std::uint32_t parity) { return emulated::mbarrier_try(barrier, parity); }
 inline void mbarrier_wait(std::uint64_t* barrier, std::uint32_t parity) { emulated::mbarrier_wait(barrier, parity); }
 
 }  // namespace chitu::cuda::ptx
