@@ -102,6 +102,12 @@ CUDA = [
     ("lse lacks the mean of K", "src/cuda/sm90/epilogue.cuh", "lse += mean_dot(p, at, w.head, i);", "lse += 0.f;", "cuda_emulated_tests", "CudaSchemes.Departures"),
     ("sums are kept when the running maximum of int_flash moves", "src/cuda/sm90/attention8.cuh", "state.l[r] = fmaf(state.l[r], tile.w[r], T::kInt8Pv",
      "state.l[r] = fmaf(state.l[r], 1.f, T::kInt8Pv", "cuda_emulated_tests", "*Rows.Match*/int_flash"),
+    ("tickets of uneven work do not start at 0", "src/cuda/sm90_rows.cc", "cudaMemsetAsync(x.work_counter, 0,", "cudaMemsetAsync(x.work_counter, 1,", "cuda_emulated_tests",
+     "*PiecesInTurn/exact"),
+    ("all keys of a tile take the scale of the first of four", "src/cuda/sm90/consumer.cuh", "b[T::kTileM + lane % 4 - row_in_tile()]", "b[T::kTileM - row_in_tile()]",
+     "cuda_emulated_tests", "*Rows.Match*/chitu"),
+    ("a product is folded before wgmma has made it", "src/cuda/sm90/attention8.cuh", "    issue_pv<kStage, kIndex>();\n    ptx::wgmma_wait<0>();", "    issue_pv<kStage, kIndex>();\n    ptx::wgmma_wait<1>();",
+     "cuda_emulated_tests", "*Rows.Match*/sage2"),
 ]
 
 MUTANTS = FRONT + REFERENCE + CPU + CUDA
