@@ -10,7 +10,7 @@ shift 2
 cd "$here/../.."
 declare -A sources=(
   [sm90_attention_bench]="$(echo benchmarks/kernels/sm90_{attention_bench,variants}.cu)"
-  [sm90_8bit_bench]="$(echo benchmarks/kernels/sm90_{8bit_bench,variants8,schedules8_d64,schedules8_d128}.cu)"
+  [sm90_8bit_bench]="$(echo benchmarks/kernels/sm90_{8bit_bench,variants8,schedules8}.cu)"
   [prepass_bench]="$(echo benchmarks/kernels/prepass_bench.cu src/cuda/quantize*.cu src/cuda/{prepass,runtime}.cc)"
 )
 objects=$(mktemp -d)

@@ -14,5 +14,4 @@ struct Variant8 {
 };
 std::vector<Variant8> variants8();
 std::vector<Variant8> library_variants8();
-std::vector<Variant8> schedule_variants8_d64();
-std::vector<Variant8> schedule_variants8_d128();
+std::vector<Variant8> schedule_variants8();
