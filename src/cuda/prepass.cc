@@ -35,7 +35,7 @@ bool v_as_it_is(const KvShape& s) {
 VCodes v_codes(const KvShape& s) {
   switch (s.scheme.v) {
     case VFormat::e4m3_channel:
-      return s.e4m3_tiles ? VCodes::e4m3_tiles : s.blob ? VCodes::e4m3 : VCodes::e4m3_as_f16;
+      return s.blob ? VCodes::e4m3 : s.e4m3_tiles ? VCodes::e4m3_tiles : VCodes::e4m3_as_f16;
     case VFormat::s8_tensor:
       return VCodes::s8_tensor;
     case VFormat::s8_c3:

@@ -50,7 +50,15 @@ void statistics(const StatisticsParams* k, const StatisticsParams* v, cudaStream
 /// copy: 16-bit V as it is; f16: a channel beyond f16 is scaled by a power of two; e4m3_tiles: in the layout of v8t.
 enum class VCodes { copy, f16, e4m3_as_f16, e4m3, e4m3_tiles, s8_tensor, s8_c3 };
 void quantize_v(const QuantizeVParams& p, VCodes codes, cudaStream_t stream);
-/// e4m3 codes of a pre-quantized cache to f16.
+/// e4m3 codes of a pre-quantized cache to the layout of v8t, for kernels with 8-bit PV.
+struct CodeTilesParams {
+  Sequence sequence;
+  int heads, head_dim;
+  const std::uint8_t* v8;
+  std::int8_t* v8t;
+};
+void tile_codes(const CodeTilesParams& p, cudaStream_t stream);
+/// The same codes to f16.
 void unpack_v(const std::uint8_t* codes, std::uint16_t* v16, std::int64_t n, cudaStream_t stream);
 
 void combine_splits(const CombineParams& p, cudaStream_t stream);

@@ -208,6 +208,38 @@ __global__ void __launch_bounds__(4 * kMaxHeadDim) v_tiles_kernel(const __grid_c
   }
 }
 
+// e4m3 codes of a pre-quantized cache to the layout of v8t. Threads as in v_tiles_kernel.
+__global__ void __launch_bounds__(4 * kMaxHeadDim) code_tiles_kernel(const __grid_constant__ CodeTilesParams p) {
+  CHITU_DYNAMIC_SHARED(uint32_t, 16, words);
+  const KeyTile at(p.sequence, p.heads, blockIdx.x);
+  if (at.count <= 0) return;
+  const int lane = threadIdx.x % 32, parts = static_cast<int>(div_up(p.head_dim, 32)), dim = code_dim(p.head_dim);
+  const int chunk = threadIdx.x / 128 * 4 + lane % 4, quad = threadIdx.x / 32 % 4 * 8 + lane / 4, first = quad / 4 * 16 + quad % 4 * 2;
+  const std::int64_t row_stride = std::int64_t{p.heads} * dim;
+  const uint8_t* from = p.v8 + (at.range.tensor_batch * p.sequence.seqlen_k + at.range.k_begin + at.first) * row_stride + at.head * dim + chunk * 8;
+  uint32_t codes[4][2] = {};
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const int row = first + k % 2 + k / 2 * 8;
+    if (row >= at.count || chunk * 8 >= dim) continue;
+    const uint2 eight = __ldg(reinterpret_cast<const uint2*>(from + row * row_stride));
+    codes[k][0] = eight.x, codes[k][1] = eight.y;
+  }
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {  // bytes e and e + 1 of four keys
+      const uint32_t pick = e == 0 ? 0x5140 : 0x7362;
+      const uint32_t low = __byte_perm(codes[0][half], codes[1][half], pick), high = __byte_perm(codes[2][half], codes[3][half], pick);
+      words[word_of(chunk * 8 + half * 4 + e, quad)] = __byte_perm(low, high, 0x5410);
+      words[word_of(chunk * 8 + half * 4 + e + 1, quad)] = __byte_perm(low, high, 0x7632);
+    }
+  }
+  __syncthreads();
+  uint4* to = reinterpret_cast<uint4*>(p.v8t + at.tile * p.head_dim * kTile);
+  for (int i = threadIdx.x; i < p.head_dim * 8; i += parts * 128) to[i] = *reinterpret_cast<const uint4*>(words + word_of(i / 8, i % 8 * 4));
+}
+
 __global__ void unpack_kernel(const uint8_t* codes, uint16_t* v16, std::int64_t n) {
   for (std::int64_t i = blockIdx.x * 256ll + threadIdx.x; i < n; i += gridDim.x * 256ll) {
     v16[i] = __half_as_ushort(__float2half_rn(core::e4m3_to_f32(codes[i])));
@@ -255,6 +287,12 @@ void quantize_v(const QuantizeVParams& p, VCodes codes, cudaStream_t stream) {
   } else {
     launch(kernel_of(codes, p.x.dtype), blocks, kRowsThreads, 0, stream, p);
   }
+}
+
+void tile_codes(const CodeTilesParams& p, cudaStream_t stream) {
+  const int parts = static_cast<int>(div_up(p.head_dim, 32));
+  launch(code_tiles_kernel, static_cast<std::int64_t>(p.sequence.batch) * p.heads * div_up(p.sequence.seqlen_k, kTile), parts * 128,
+         std::int64_t{parts} * 32 * kTile, stream, p);
 }
 
 void unpack_v(const std::uint8_t* codes, std::uint16_t* v16, std::int64_t n, cudaStream_t stream) {

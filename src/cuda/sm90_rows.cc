@@ -183,7 +183,6 @@ std::string sm90_int8_i8_why_not(const Problem& p) {
 std::string sm90_int8_f8_why_not(const Problem& p) {
   const core::Scheme& s = p.scheme;
   if (s.method != Method::chitu_fast && s.method != Method::sage2) return "computes methods chitu_fast and sage2 only";
-  if (p.quantized_kv) return "reads k and v: V of a QuantizedKV lies in rows";
   if (s.smooth_q || s.smooth_v) return "does not smooth Q or V";
   if (s.k_grain.block != 128) return "wants K scales that 128 keys share";
   const bool fp8 = s.method == Method::chitu_fast || (s.accumulate == core::Accumulate::fp8_tile && s.tile_n == 128);

@@ -13,26 +13,19 @@ void cuda_ok(cudaError_t status, const char* what) {
   if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
-namespace {
-/// cudaMemset does not wait, nor does a copy from pageable memory, and the tests' streams have no order with the one they are on: a fill that comes late would
-/// land in a workspace that a call is using.
-void wait_for_fills() { CUDA_OK(cudaStreamSynchronize(nullptr)); }
-}  // namespace
+void settle() { CUDA_OK(cudaDeviceSynchronize()); }
 
 DeviceBuffer::DeviceBuffer(std::size_t bytes, std::size_t offset) : bytes_(bytes), offset_(offset) {
   CUDA_OK(cudaMalloc(reinterpret_cast<void**>(&memory_), bytes + offset + 2 * kCanary));
   CUDA_OK(cudaMemset(memory_, 0xC5, bytes + offset + 2 * kCanary));
-  wait_for_fills();
 }
 DeviceBuffer::~DeviceBuffer() { cudaFree(memory_); }
 DeviceBuffer::DeviceBuffer(DeviceBuffer&& other) noexcept : memory_(other.memory_), bytes_(other.bytes_), offset_(other.offset_) { other.memory_ = nullptr; }
 void DeviceBuffer::fill(std::uint8_t value) {
   if (bytes_ > 0) CUDA_OK(cudaMemset(data(), value, bytes_));
-  wait_for_fills();
 }
 void DeviceBuffer::upload(const void* from) {
   if (bytes_ > 0) CUDA_OK(cudaMemcpy(data(), from, bytes_, cudaMemcpyHostToDevice));
-  wait_for_fills();
 }
 std::vector<std::uint8_t> DeviceBuffer::download() const {
   std::vector<std::uint8_t> x(bytes_);
@@ -104,9 +97,9 @@ std::string GpuCall::run(const AttentionOptions& options, cudaStream_t stream, s
   const Plan p = plan(args_, options);
   DeviceBuffer workspace(p.workspace_bytes());
   workspace.fill(poison);
-  CUDA_OK(cudaDeviceSynchronize());
+  settle();
   chitu::run(p, args_, workspace.data(), stream);
-  CUDA_OK(cudaDeviceSynchronize());
+  settle();
   download_results();
   if (!workspace.intact()) return "wrote around the workspace";
   for (Copy& c : copies_) {

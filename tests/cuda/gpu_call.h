@@ -21,7 +21,11 @@ namespace chitu::test {
 void cuda_ok(cudaError_t status, const char* what);
 #define CUDA_OK(call) ::chitu::test::cuda_ok((call), #call)
 
-/// Device memory between two canaries; `offset` bytes behind a 256-byte boundary.
+/// Waits for everything on the device. Before a stream of its own uses buffers: cudaMemset does not wait, nor does a copy from pageable memory, a non-blocking
+/// stream has no order with them, and a fill that comes late lands in a workspace that a call is using.
+void settle();
+
+/// Device memory between two canaries; `offset` bytes behind a 256-byte boundary. What fills it may come late: see settle().
 class DeviceBuffer {
  public:
   explicit DeviceBuffer(std::size_t bytes, std::size_t offset = 0);

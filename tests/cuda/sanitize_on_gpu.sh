@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# compute-sanitizer over every row and method, on a machine with a GPU: memcheck, racecheck and synccheck over the shape list of the Rows tests,
-# initcheck over whole calls whose workspace nobody has filled.
+# compute-sanitizer over every row and method, on a machine with a GPU: memcheck and synccheck over the shape list of the Rows tests, racecheck (slow: small
+# calls) and initcheck (a workspace that nobody has filled) over one call of each row.
 #   tests/cuda/sanitize_on_gpu.sh <folder with chitu_cuda_tests> [seconds per process, default 240] [share of the shapes, default 0.15]
 # One line per process; exit status 0 when all of them ended without an error. One that runs out of time has not passed.
 set -u
@@ -34,7 +34,7 @@ export -f check
 export binary limit logs
 
 {
-  for tool in memcheck racecheck synccheck; do
+  for tool in memcheck synccheck; do
     for method in exact chitu chitu_int8 chitu_fast sage1 sage2 int_flash int_flash_half; do
       echo "$tool $method --gtest_filter=Methods/Rows.MatchTheirSpecification/$method"
     done
@@ -42,6 +42,8 @@ export binary limit logs
     echo "$tool schemes --gtest_filter=CudaSchemes.Departures:CudaDecode.*:*PackedSequences*"
   done
   for dim in 64 96 128 256; do
+    echo "racecheck d$dim timing 300 1 $dim"
+    echo "racecheck d$dim-causal timing 300 1 $dim 1"
     echo "initcheck d$dim timing 700 2 $dim"
     echo "initcheck d$dim-causal timing 300 2 $dim 1"
   done

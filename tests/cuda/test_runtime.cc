@@ -52,11 +52,12 @@ TEST_P(CudaRuntime, SameBitsEveryTime) {
     const auto out = host.out(), lse = host.lse();
     const Plan p = plan(gpu.args(), o);
     DeviceBuffer workspace(p.workspace_bytes()), other(p.workspace_bytes());
+    settle();
     for (int i = 0; i < 1000; ++i) {
       chitu::run(p, busy.args(), other.data(), static_cast<cudaStream_t>(side));
       chitu::run(p, gpu.args(), workspace.data(), static_cast<cudaStream_t>(main));
       if (i % 20 != 19) continue;
-      CUDA_OK(cudaDeviceSynchronize());
+      settle();
       gpu.download_results();
       ASSERT_TRUE(same_bits(out, host.out()) && same_bits(lse, host.lse())) << i;
     }
@@ -75,6 +76,7 @@ TEST_P(CudaRuntime, AGraphReplaysIt) {
     const Plan p = plan(gpu.args(), o);
     DeviceBuffer workspace(p.workspace_bytes());
     const Stream_ stream;
+    settle();
     chitu::run(p, gpu.args(), workspace.data(), static_cast<cudaStream_t>(stream));  // loads the kernels
     CUDA_OK(cudaStreamSynchronize(stream));
     cudaGraph_t graph;
@@ -86,7 +88,7 @@ TEST_P(CudaRuntime, AGraphReplaysIt) {
     host.set_k(other_k);
     host.set_q(other_q);
     gpu.refresh_inputs();
-    CUDA_OK(cudaDeviceSynchronize());
+    settle();
     CUDA_OK(cudaGraphLaunch(exec, stream));
     CUDA_OK(cudaStreamSynchronize(stream));
     gpu.download_results();
@@ -118,6 +120,7 @@ TEST_P(CudaRuntime, TwoThreadsTwoStreams) {
       TestCall host(specs[i]);
       GpuCall gpu(host);
       const Stream_ stream;
+      settle();
       for (int n = 0; n < 20; ++n) chitu::attention(gpu.args(), o, static_cast<cudaStream_t>(stream));
       CUDA_OK(cudaStreamSynchronize(stream));
       gpu.download_results();

@@ -106,8 +106,12 @@ CUDA = [
      "*PiecesInTurn/exact"),
     ("all keys of a tile take the scale of the first of four", "src/cuda/sm90/consumer.cuh", "b[T::kTileM + lane % 4 - row_in_tile()]", "b[T::kTileM - row_in_tile()]",
      "cuda_emulated_tests", "*Rows.Match*/chitu"),
-    ("a product is folded before wgmma has made it", "src/cuda/sm90/attention8.cuh", "    issue_pv<kStage, kIndex>();\n    ptx::wgmma_wait<0>();", "    issue_pv<kStage, kIndex>();\n    ptx::wgmma_wait<1>();",
+    ("a product is folded before wgmma has made it", "src/cuda/sm90/attention8.cuh", "    ptx::wgmma_wait<kBehind>();", "    ptx::wgmma_wait<kBehind + 1>();",
      "cuda_emulated_tests", "*Rows.Match*/sage2"),
+    ("a part of a product is folded before wgmma has made it", "src/cuda/sm90/attention8.cuh", "      ptx::wgmma_wait<0>();\n      ptx::pin(product);",
+     "      ptx::wgmma_wait<1>();\n      ptx::pin(product);", "cuda_emulated_tests", "*Rows.Match*/sage2"),
+    ("bytes of a cache change places on their way to tiles", "src/cuda/quantize_v.cu", "0x5140 : 0x7362", "0x5140 : 0x6273", "cuda_emulated_tests",
+     "*QuantizedKvIsTheSame/chitu_fast"),
 ]
 
 MUTANTS = FRONT + REFERENCE + CPU + CUDA

@@ -11,7 +11,7 @@ template <class T>
 struct Consumer : ConsumerBase<T> {
   using Base = ConsumerBase<T>;
   using Base::p, Base::smem, Base::bar, Base::warpgroup, Base::warp, Base::lane, Base::v_descriptor, Base::phase, Base::row;
-  using Base::release, Base::release_keys, Base::fetch_tile, Base::leave_bias_group, Base::begin;
+  using Base::release, Base::release_values, Base::fetch_tile, Base::leave_bias_group, Base::begin;
   using typename Base::Score;
   float o[T::kHeadDim / 2];
   static constexpr int kPending = T::kOverlap ? 2 : 1;
@@ -198,7 +198,7 @@ struct Consumer : ConsumerBase<T> {
     }
     ptx::pin(s);
     softmax<kMasked, kStage>(w, n);
-    release_keys(kStage);
+    release(&bar.k_empty[kStage]);
     ptx::pin(packed[kStage % kPending]);
     ptx::pin(state.l);
     await_next<kMasked, kStage>(w, n);
@@ -215,7 +215,7 @@ struct Consumer : ConsumerBase<T> {
     ptx::wgmma_wait<0>();
     ptx::pin(o);
     ptx::pin(packed[kStage % kPending]);
-    release(&bar.v_empty[kStage]);
+    release_values(kStage);
   }
 
   // Values of tile n, keys of the next one.
@@ -250,7 +250,7 @@ struct Consumer : ConsumerBase<T> {
     ptx::wgmma_wait<0>();
     ptx::pin(s);
     first_softmax<true, 0>(w, n);
-    release_keys(0);
+    release(&bar.k_empty[0]);
     await_next<true, 0>(w, n);
     clear_value_tail(w, n);
   }

@@ -13,7 +13,7 @@ struct Consumer8 : ConsumerBase<T> {
   using typename Base::Score;
   using Product = typename T::Product;
   using Base::p, Base::smem, Base::bar, Base::warpgroup, Base::warp, Base::lane, Base::v_descriptor, Base::phase, Base::row, Base::scale;
-  using Base::release, Base::release_keys, Base::fetch_tile, Base::leave_bias_group, Base::begin;
+  using Base::release, Base::release_values, Base::fetch_tile, Base::leave_bias_group, Base::begin;
   static constexpr Weights kWeights = T::kWeights;
   static constexpr int kProduct = T::kProductChannels / 2, kAccumulators = (T::kProductChannels + T::kSumRows) / 2;
   // A level may pass m by so many octaves before O moves to it: far below the range of f32, and the branch is almost never taken.
@@ -196,12 +196,10 @@ struct Consumer8 : ConsumerBase<T> {
     if constexpr (kWeights == Weights::u8_tile) {
       if (flagged) {
         scaled_weights<T, kMasked>(s, tile, p.token_scale + static_cast<int64_t>(head_tiles + n) * kScaleTile + lane % 4 * 2, scale.c, columns);
-        settle_reference(tile);
         weights_of_scaled<T>(s, packed, tile);
         sum_up<true>(tile);
       } else {
         weights_u8<T, kMasked>(s, packed, tile, scale.c, columns);
-        settle_reference(tile);
         sum_up<false>(tile);
       }
     } else {
@@ -210,7 +208,6 @@ struct Consumer8 : ConsumerBase<T> {
       } else {
         weights_e4m3<T, kMasked>(s, packed, tile, scale.c, columns);
       }
-      settle_reference(tile);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float raw = tile.raw[r][0] + tile.raw[r][1];
@@ -277,15 +274,25 @@ struct Consumer8 : ConsumerBase<T> {
     }
   }
 
-  // The product of the tile before, S of tile n, its weights, one after the other; the other warpgroups fill the gaps.
+  // The product of the tile before, S of tile n, its weights. Two warpgroups issue the first two together and O takes in the product beside S; three do one
+  // thing after the other and fill each other's gaps.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void step(const Work& w, int n) {
-    constexpr bool kFoldFirst = T::kHeadDim > 64 || kWeights != Weights::e4m3_tile;  // else product, S and O fit the registers together
+    // Product, S and O of 64 channels fit the registers of three warpgroups once the weights are gone.
+    constexpr bool kFoldFirst = !T::kOverlap && (T::kHeadDim > 64 || kWeights != Weights::e4m3_tile);
     if constexpr (kStage == 0) phase ^= 1;
-    multiply_v<kStage ^ 1, 0, kFoldFirst>(n + 1);
-    this->template issue_qk<kStage>(s);
-    fetch(n);
-    if constexpr (!kFoldFirst) fold<T::kProducts - 1>(n + 1);
+    if constexpr (T::kOverlap) {
+      issue_pv<kStage ^ 1, 0>();
+      this->template issue_qk<kStage>(s);
+      end_pv<kStage ^ 1, 1>();
+      fold<0>(n + 1);
+      fetch(n);
+    } else {
+      multiply_v<kStage ^ 1, 0, kFoldFirst>(n + 1);
+      this->template issue_qk<kStage>(s);
+      fetch(n);
+      if constexpr (!kFoldFirst) fold<T::kProducts - 1>(n + 1);
+    }
     finish_tile<kMasked, kStage>(w, n);
   }
 
@@ -306,12 +313,22 @@ struct Consumer8 : ConsumerBase<T> {
     ptx::wgmma_wait<0>();
     ptx::pin(s);
     begin_softmax<kMasked, kStage>(columns, tile, flagged);
+    settle_reference(tile);
     make_weights<kMasked>(n, columns, tile, flagged);
-    release_keys(kStage);
+    release(&bar.k_empty[kStage]);
     take(tile);
     // values of this tile, keys of the next one; one stage of values: every piece of work fills it an even number of times, so its parity is that of the tile
     this->wait_both(&bar.v_full[kStage % T::kVStages], T::kVStages == 2 ? phase : kStage, &bar.k_full[kStage ^ 1], phase ^ kStage,
                     this->template has_next<kMasked, kStage>(w, n));
+  }
+
+  // The last part of the product is there; kBehind: groups issued since.
+  template <int kStage, int kBehind>
+  __device__ __forceinline__ void end_pv() {
+    ptx::wgmma_wait<kBehind>();
+    ptx::pin(product);
+    ptx::pin(packed);
+    release_values(kStage);
   }
 
   // The product of tile n, in parts one after the other where it does not fit as a whole.
@@ -319,11 +336,11 @@ struct Consumer8 : ConsumerBase<T> {
   __device__ __forceinline__ void multiply_v(int n) {
     constexpr bool kLast = kIndex == T::kProducts - 1;
     issue_pv<kStage, kIndex>();
-    ptx::wgmma_wait<0>();
-    ptx::pin(product);
     if constexpr (kLast) {
-      ptx::pin(packed);
-      release(&bar.v_empty[kStage % T::kVStages]);
+      end_pv<kStage, 0>();
+    } else {
+      ptx::wgmma_wait<0>();
+      ptx::pin(product);
     }
     if constexpr (!kLast || kFoldLast) fold<kIndex>(n);
     if constexpr (!kLast) multiply_v<kStage, kIndex + 1, kFoldLast>(n);

@@ -37,14 +37,13 @@ struct ConsumerBase {
   // By all threads of the CTA, before the roles part.
   static __device__ __forceinline__ void init_shared(char*) {}
 
-  __device__ __forceinline__ void release(uint64_t* barrier) {
-    if (lane == 0) ptx::mbarrier_arrive(barrier);
-  }
+  // Every lane speaks for itself, and so for what it has read.
+  __device__ __forceinline__ void release(uint64_t* barrier) { ptx::mbarrier_arrive(barrier); }
 
-  // Lane 0 speaks for the warp: where scales come with the keys, other lanes may still be reading them.
-  __device__ __forceinline__ void release_keys(int stage) {
-    if constexpr (T::kKeyScales == KeyScales::token) __syncwarp();
-    release(&bar.k_empty[stage]);
+  // Values are read by products alone, which end for all lanes at once. The branch matters: without it the compiler mixes what is before with what is behind,
+  // and spills ten times as much where registers are short.
+  __device__ __forceinline__ void release_values(int stage) {
+    if (lane == 0) ptx::mbarrier_arrive(&bar.v_empty[stage % T::kVStages]);
   }
 
   // The tiles of a piece of work, last to first: tile n goes to stage (n_end - 1 - n) % 2.
@@ -75,7 +74,7 @@ struct ConsumerBase {
     ptx::mbarrier_wait(&bar.v_full[1 % T::kVStages], T::kVStages == 2 ? phase : 1);
     __syncwarp();  // no product between: lane 0 alone could let two phases pass before another lane has looked
     release(&bar.k_empty[1]);
-    release(&bar.v_empty[1 % T::kVStages]);
+    release_values(1);
   }
 
   // Whether there is a tile before tile n: where pairs of tiles need no mask, certainly for the first of them.
@@ -173,7 +172,6 @@ struct ConsumerBase {
   }
 
   __device__ __forceinline__ void leave_bias_group() {
-    __syncwarp();
     release(&bar.bias_empty[bias_ring.index]);
     bias_ring.advance();
   }

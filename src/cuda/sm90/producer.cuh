@@ -21,11 +21,10 @@ constexpr int kBarBias = 1;       // named barriers; 0 is __syncthreads
 constexpr int kBarConsumers = 2;
 
 // Reads the next ticket; every role sees the same sequence. Returns false at the end.
-__device__ __forceinline__ bool next_ticket(Barriers& bar, RingState<2>& ring, int lane, int num_tiles, int& ticket) {
+__device__ __forceinline__ bool next_ticket(Barriers& bar, RingState<2>& ring, int num_tiles, int& ticket) {
   ptx::mbarrier_wait(&bar.work_full[ring.index], ring.phase);
   ticket = *const_cast<volatile int*>(&bar.ticket[ring.index]);
-  __syncwarp();
-  if (lane == 0) ptx::mbarrier_arrive(&bar.work_empty[ring.index]);
+  ptx::mbarrier_arrive(&bar.work_empty[ring.index]);
   ring.advance();
   return ticket < num_tiles;
 }
@@ -172,7 +171,7 @@ __device__ __forceinline__ void make_bias(const AttentionParams& p, const WorkSh
   int ticket;
   const bool computed = p.k_mean && !p.bias;
   const float scale = p.softmax_scale * 1.4426950408889634f;
-  while (next_ticket(bar, work_ring, lane, shape.num_tiles, ticket)) {
+  while (next_ticket(bar, work_ring, shape.num_tiles, ticket)) {
     Work w = decode_work<T::kTileM, T::kTileN>(p, shape, ticket);
     if (w.n_end <= w.n_begin) continue;
     if (computed) {
@@ -193,7 +192,7 @@ __device__ __forceinline__ void make_bias(const AttentionParams& p, const WorkSh
     int group_last = (w.n_end - 1) * T::kTileN / kScaleTile / kBiasTiles;
     int group_first = w.n_begin * T::kTileN / kScaleTile / kBiasTiles;
     for (int group = group_last; group >= group_first; --group) {
-      ptx::mbarrier_wait(&bar.bias_empty[bias_ring.index], bias_ring.phase ^ 1);
+      ptx::mbarrier_wait_asleep(&bar.bias_empty[bias_ring.index], bias_ring.phase ^ 1);
       float* bias = reinterpret_cast<float*>(smem + T::kBiasOffset) + bias_ring.index * kBiasTiles * T::kBiasStride;
       if (computed) {
         for (int m = warp - 1; m < T::kTileM / 16; m += kBiasWarps) {
@@ -212,8 +211,7 @@ __device__ __forceinline__ void make_bias(const AttentionParams& p, const WorkSh
         const int t = group * kBiasTiles + lane / 4;
         bias[lane / 4 * T::kBiasStride + T::kTileM + lane % 4] = t < tiles ? __ldg(p.k_scale + (means_row + t) * 4 + lane % 4) : 0.f;
       }
-      __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(&bar.bias_full[bias_ring.index]);
+      ptx::mbarrier_arrive(&bar.bias_full[bias_ring.index]);
       bias_ring.advance();
     }
   }

@@ -10,7 +10,7 @@ __device__ __forceinline__ void consume(const AttentionParams& p, const WorkShap
   C consumer(p, smem, bar, warpgroup, warp, lane);
   RingState<2> work_ring;
   int ticket;
-  while (next_ticket(bar, work_ring, lane, shape.num_tiles, ticket)) {
+  while (next_ticket(bar, work_ring, shape.num_tiles, ticket)) {
     Work w = decode_work<T::kTileM, T::kTileN>(p, shape, ticket);
     consumer.run(w);
     consumer.finish(w);
@@ -19,21 +19,21 @@ __device__ __forceinline__ void consume(const AttentionParams& p, const WorkShap
 
 template <class T>
 __device__ __forceinline__ void init_barriers(Barriers& bar) {
-  constexpr int kConsumerWarps = T::kWarpgroups * 4;
-  constexpr int kReaders = kConsumerWarps + (T::kTileBias ? kBiasWarps : 0);
+  constexpr int kConsumers = T::kWarpgroups * 128, kBiasLanes = kBiasWarps * 32;
+  constexpr int kReaders = kConsumers + (T::kTileBias ? kBiasLanes : 0);
   ptx::mbarrier_init(&bar.q_full, 1);
-  ptx::mbarrier_init(&bar.q_empty, kConsumerWarps);
+  ptx::mbarrier_init(&bar.q_empty, kConsumers);
   ptx::mbarrier_init(&bar.q16_full, 1);
   for (int i = 0; i < T::kStages; ++i) {
     ptx::mbarrier_init(&bar.k_full[i], 1);
-    ptx::mbarrier_init(&bar.k_empty[i], kConsumerWarps);
+    ptx::mbarrier_init(&bar.k_empty[i], kConsumers);
     if (i >= T::kVStages) continue;
     ptx::mbarrier_init(&bar.v_full[i], 1);
-    ptx::mbarrier_init(&bar.v_empty[i], kConsumerWarps);
+    ptx::mbarrier_init(&bar.v_empty[i], kConsumers / 32);
   }
   for (int i = 0; i < 2; ++i) {
-    ptx::mbarrier_init(&bar.bias_full[i], kBiasWarps);
-    ptx::mbarrier_init(&bar.bias_empty[i], kConsumerWarps);
+    ptx::mbarrier_init(&bar.bias_full[i], kBiasLanes);
+    ptx::mbarrier_init(&bar.bias_empty[i], kConsumers);
     ptx::mbarrier_init(&bar.work_full[i], 1);
     ptx::mbarrier_init(&bar.work_empty[i], kReaders);
   }

@@ -41,7 +41,7 @@ struct RowState8 {
 // Largest x = s * c of each row that this thread sees, -inf where none is visible, NaN where a scale is.
 template <bool kMasked, int kCount>
 __device__ __forceinline__ void row_tops(const int32_t (&s)[kCount], float (&top)[2], const float (&c)[2], const VisibleColumns (&columns)[2]) {
-  constexpr int kChains = 4;  // maxima of a row that do not wait for one another
+  constexpr int kChains = 2;  // maxima of a row that do not wait for one another
   int largest[2][kChains];
 #pragma unroll
   for (int i = 0; i < kCount; i += 2) {

@@ -31,8 +31,10 @@ struct Traits8 {
   using Score = int32_t;
   using Float16 = std::conditional_t<kBf16, __nv_bfloat16, __half>;
 
-  // PV: channels of one product. Where a whole tile's product does not fit beside S and O, it comes in parts.
-  static constexpr int kProductChannels = kHeadDim <= 96 ? kHeadDim : 64;
+  // Two warpgroups have the registers for S of the next tile beside the product of the one before. Three make up for that by being three.
+  static constexpr bool kOverlap = kWarpgroups == 2 && kHeadDim <= 128;
+  // PV: channels of one product. Where a whole tile's product does not fit beside O, it comes in parts.
+  static constexpr int kProductChannels = kHeadDim <= 96 || kOverlap ? kHeadDim : 64;
   static constexpr int kProducts = kHeadDim / kProductChannels;
   // Eight more rows of V^T, of ones and zeros, below the last channel: sums of the rounded P. Row 2t sums the log-code words of k-step t, row 2t + 1 its
   // other words: a thread gets what belongs to one k-step, too few terms for the FP8 accumulator's short fraction to matter.

@@ -44,4 +44,9 @@ __device__ __forceinline__ void mbarrier_wait(uint64_t* barrier, uint32_t parity
       "}\n" ::"r"(smem_u32(barrier)), "r"(parity) : "memory");
 }
 
+// The same for a warp whose work is not urgent: it leaves the scheduler's slots to the others.
+__device__ __forceinline__ void mbarrier_wait_asleep(uint64_t* barrier, uint32_t parity) {
+  while (!mbarrier_try(barrier, parity)) __nanosleep(400);
+}
+
 }  // namespace chitu::cuda::ptx

@@ -15,5 +15,6 @@ inline void mbarrier_arrive(std::uint64_t* barrier) { emulated::mbarrier_arrive(
 inline void mbarrier_arrive_expect_tx(std::uint64_t* barrier, std::uint32_t bytes) { emulated::mbarrier_arrive(barrier, bytes); }
 inline bool mbarrier_try(std::uint64_t* barrier, std::uint32_t parity) { return emulated::mbarrier_try(barrier, parity); }
 inline void mbarrier_wait(std::uint64_t* barrier, std::uint32_t parity) { emulated::mbarrier_wait(barrier, parity); }
+inline void mbarrier_wait_asleep(std::uint64_t* barrier, std::uint32_t parity) { emulated::mbarrier_wait(barrier, parity); }
 
 }  // namespace chitu::cuda::ptx
