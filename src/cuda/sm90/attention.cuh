@@ -14,6 +14,7 @@ struct Consumer : ConsumerBase<T> {
   using Base::release, Base::release_values, Base::fetch_tile, Base::leave_bias_group, Base::begin;
   using typename Base::Score;
   float o[T::kHeadDim / 2];
+  static constexpr bool kFirstUnmasked = false;  // the first tile of a piece: one code for all
   static constexpr int kPending = T::kOverlap ? 2 : 1;
   uint32_t packed[kPending][T::kScores / 2];  // weights of tile u: packed[u % kPending]
   RowState state;
@@ -243,15 +244,16 @@ struct Consumer : ConsumerBase<T> {
     ptx::bar_sync(kBarConsumers, T::kWarpgroups * 128);
   }
 
+  template <bool kMasked>
   __device__ __forceinline__ void first_tile(const Work& w, int n) {
     phase ^= 1;
     ptx::mbarrier_wait(&bar.k_full[0], phase);
     this->template issue_qk<0>(s);
     ptx::wgmma_wait<0>();
     ptx::pin(s);
-    first_softmax<true, 0>(w, n);
+    first_softmax<kMasked, 0>(w, n);
     release(&bar.k_empty[0]);
-    await_next<true, 0>(w, n);
+    await_next<kMasked, 0>(w, n);
     clear_value_tail(w, n);
   }
 
@@ -261,15 +263,10 @@ struct Consumer : ConsumerBase<T> {
     end_pv<kStage>();
   }
 
-  __device__ __forceinline__ void reset(const Work& w) {
+  __device__ __forceinline__ void run(const Work& w) {
     state.reset();
 #pragma unroll
     for (float& x : o) x = 0.f;
-    row = w.row0 + warpgroup * 64 + warp * 16 + lane / 4;
-  }
-
-  __device__ __forceinline__ void run(const Work& w) {
-    reset(w);
     if (w.n_end <= w.n_begin) return;
     begin(w);
     this->walk(*this, w);
@@ -283,7 +280,7 @@ struct Consumer : ConsumerBase<T> {
     if constexpr (T::kTileBias) leave_bias_group();
   }
 
-  __device__ __forceinline__ void finish(const Work& w) { epilogue<T::kHeadDim, T::kInt8Qk && !T::kTileBias>(p, w, o, state, T::kOffset, row, lane); }
+  __device__ __forceinline__ void finish(const Work& w, int row) { epilogue<T::kHeadDim, T::kInt8Qk && !T::kTileBias>(p, w, o, state, T::kOffset, row, lane); }
 };
 
 template <class T>

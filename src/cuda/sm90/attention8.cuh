@@ -16,6 +16,8 @@ struct Consumer8 : ConsumerBase<T> {
   using Base::release, Base::release_values, Base::fetch_tile, Base::leave_bias_group, Base::begin;
   static constexpr Weights kWeights = T::kWeights;
   static constexpr int kProduct = T::kProductChannels / 2, kAccumulators = (T::kProductChannels + T::kSumRows) / 2;
+  // Whether the first tile of a piece has code of its own for when it needs no mask. It costs the other methods more in spills than it saves.
+  static constexpr bool kFirstUnmasked = kWeights == Weights::e4m3_tile;
   // A level may pass m by so many octaves before O moves to it: far below the range of f32, and the branch is almost never taken.
   static constexpr float kSlack = 32.f;
 
@@ -296,11 +298,12 @@ struct Consumer8 : ConsumerBase<T> {
     finish_tile<kMasked, kStage>(w, n);
   }
 
+  template <bool kMasked>
   __device__ __forceinline__ void first_tile(const Work& w, int n) {
     phase ^= 1;
     ptx::mbarrier_wait(&bar.k_full[0], phase);
     this->template issue_qk<0>(s);
-    finish_tile<true, 0>(w, n);
+    finish_tile<kMasked, 0>(w, n);
   }
 
   // Weights of tile n, whose scores are on their way.
@@ -350,7 +353,6 @@ struct Consumer8 : ConsumerBase<T> {
     state.reset();
 #pragma unroll
     for (float& x : o) x = 0.f;
-    row = w.row0 + warpgroup * 64 + warp * 16 + lane / 4;
     if (w.n_end <= w.n_begin) return;
     head_tiles = (w.at.batch * p.num_heads_kv + w.head_kv) * p.tiles_k + w.at.tile;
     if constexpr (kWeights == Weights::u8_tile) {
@@ -370,7 +372,7 @@ struct Consumer8 : ConsumerBase<T> {
     if constexpr (T::kTileBias) leave_bias_group();
   }
 
-  __device__ __forceinline__ void finish(const Work& w) { epilogue8<T>(p, w, o, state, row, lane); }
+  __device__ __forceinline__ void finish(const Work& w, int row) { epilogue8<T>(p, w, o, state, row, lane); }
 };
 
 template <class T>

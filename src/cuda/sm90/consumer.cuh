@@ -50,7 +50,11 @@ struct ConsumerBase {
   template <class Self>
   __device__ __forceinline__ void walk(Self& self, const Work& w) {
     int n = w.n_end - 1;
-    self.first_tile(w, n);
+    if (Self::kFirstUnmasked && n < w.n_full_end && n >= w.n_full_begin) {
+      self.template first_tile<!Self::kFirstUnmasked>(w, n);
+    } else {
+      self.template first_tile<true>(w, n);
+    }
     --n;
     while (n >= w.n_begin) {
 #pragma unroll 1
@@ -199,13 +203,17 @@ struct ConsumerBase {
     }
   }
 
+  // Rows of a piece, before its turn.
+  __device__ __forceinline__ void prepare(const Work& w) {
+    row = w.row0 + row_in_tile();
+    if constexpr (T::kInt8Qk) take_rows(w);
+  }
+
   __device__ __forceinline__ void begin(const Work& w) {
     if constexpr (T::kTileBias) {
-      take_rows(w);
       enter_bias_group((w.n_end - 1) * T::kTileN / kScaleTile % kBiasTiles);
       take_tile();
     } else if constexpr (T::kInt8Qk) {
-      take_rows(w);
       if constexpr (T::kKeyScales == KeyScales::token) {
         scale.c[0] = c0[0];
         scale.c[1] = c0[1];

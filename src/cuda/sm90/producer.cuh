@@ -20,13 +20,13 @@ constexpr int kBiasWarps = 3;
 constexpr int kBarBias = 1;       // named barriers; 0 is __syncthreads
 constexpr int kBarConsumers = 2;
 
-// Reads the next ticket; every role sees the same sequence. Returns false at the end.
-__device__ __forceinline__ bool next_ticket(Barriers& bar, RingState<2>& ring, int num_tiles, int& ticket) {
+// Reads the next piece; every role sees the same sequence. Returns false at the end.
+__device__ __forceinline__ bool next_work(Barriers& bar, RingState<2>& ring, Work& w) {
   ptx::mbarrier_wait(&bar.work_full[ring.index], ring.phase);
-  ticket = *const_cast<volatile int*>(&bar.ticket[ring.index]);
+  w = bar.work[ring.index];
   ptx::mbarrier_arrive(&bar.work_empty[ring.index]);
   ring.advance();
-  return ticket < num_tiles;
+  return !w.none;
 }
 
 template <class T>
@@ -97,7 +97,12 @@ __device__ __forceinline__ void produce(const AttentionParams& p, const WorkShap
   auto ticket_of = [&](int piece) { return p.packed ? packed.of(p, shape, piece) : piece; };
   auto post = [&](int ticket) {
     ptx::mbarrier_wait(&bar.work_empty[work_ring.index], work_ring.phase ^ 1);
-    bar.ticket[work_ring.index] = ticket;
+    Work& slot = bar.work[work_ring.index];
+    if (ticket < shape.num_tiles) {
+      slot = decode_work<T::kTileM, T::kTileN>(p, shape, ticket);
+    } else {
+      slot.none = true;
+    }
     ptx::mbarrier_arrive(&bar.work_full[work_ring.index]);
     work_ring.advance();
   };
@@ -108,13 +113,13 @@ __device__ __forceinline__ void produce(const AttentionParams& p, const WorkShap
     ticket = ticket_of(piece);
     post(ticket);  // one piece ahead, so that the bias warps can start on it
     if (now < 0) continue;
-    Work w = decode_work<T::kTileM, T::kTileN>(p, shape, now);
+    const Work w = bar.work[work_ring.index];  // of `now`: the other slot has just been posted
     if (w.n_end <= w.n_begin) continue;
     int head_linear_kv = w.at.batch * p.num_heads_kv + w.head_kv;
+    load_k<T>(maps, smem, bar, k_ring, w, head_linear_kv, w.n_end - 1);  // its stage is free long before q is
     ptx::mbarrier_wait(&bar.q_empty, q_phase ^ 1);
     q_phase ^= 1;
     load_q<T>(maps, smem, bar, p, w);
-    load_k<T>(maps, smem, bar, k_ring, w, head_linear_kv, w.n_end - 1);
 #pragma unroll 1  // unrolled it spills
     for (int n = w.n_end - 2; n >= w.n_begin; --n) {
       load_k<T>(maps, smem, bar, k_ring, w, head_linear_kv, n);
@@ -163,16 +168,14 @@ __device__ __forceinline__ void bias_block(const typename T::Float16* means, int
 
 // Warps 1..3 of the producer warpgroup.
 template <class T>
-__device__ __forceinline__ void make_bias(const AttentionParams& p, const WorkShape& shape, const TensorMaps& maps, char* smem, Barriers& bar,
-                                          int warp, int lane) {
+__device__ __forceinline__ void make_bias(const AttentionParams& p, const TensorMaps& maps, char* smem, Barriers& bar, int warp, int lane) {
   using Float16 = typename T::Float16;
   RingState<2> work_ring, bias_ring;
   uint32_t q16_phase = 0;
-  int ticket;
+  Work w;
   const bool computed = p.k_mean && !p.bias;
   const float scale = p.softmax_scale * 1.4426950408889634f;
-  while (next_ticket(bar, work_ring, shape.num_tiles, ticket)) {
-    Work w = decode_work<T::kTileM, T::kTileN>(p, shape, ticket);
+  while (next_work(bar, work_ring, w)) {
     if (w.n_end <= w.n_begin) continue;
     if (computed) {
       ptx::bar_sync(kBarBias, kBiasWarps * 32);  // all are done with the previous q

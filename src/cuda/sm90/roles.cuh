@@ -6,14 +6,19 @@
 namespace chitu::cuda::sm90 {
 
 template <class T, class C>
-__device__ __forceinline__ void consume(const AttentionParams& p, const WorkShape& shape, char* smem, Barriers& bar, int warpgroup, int warp, int lane) {
+__device__ __forceinline__ void consume(const AttentionParams& p, char* smem, Barriers& bar, int warpgroup, int warp, int lane) {
   C consumer(p, smem, bar, warpgroup, warp, lane);
   RingState<2> work_ring;
-  int ticket;
-  while (next_ticket(bar, work_ring, shape.num_tiles, ticket)) {
-    Work w = decode_work<T::kTileM, T::kTileN>(p, shape, ticket);
+  Work w;
+  bool more = next_work(bar, work_ring, w);
+  if (more) consumer.prepare(w);
+  while (more) {
     consumer.run(w);
-    consumer.finish(w);
+    const Work done = w;
+    const int row = consumer.row;
+    more = next_work(bar, work_ring, w);
+    if (more) consumer.prepare(w);  // its loads are on their way during what follows
+    consumer.finish(done, row);
   }
 }
 
@@ -55,11 +60,11 @@ __device__ __forceinline__ void run_roles(const AttentionParams& p, const WorkSh
     if (warp == 0) {
       if (lane == 0) produce<T>(p, shape, maps, smem, bar);
     } else if (T::kTileBias) {
-      make_bias<T>(p, shape, maps, smem, bar, warp, lane);
+      make_bias<T>(p, maps, smem, bar, warp, lane);
     }
   } else {
     ptx::setmaxnreg_inc<T::kConsumerRegisters>();
-    consume<T, C>(p, shape, smem, bar, warp / 4 - 1, warp % 4, lane);
+    consume<T, C>(p, smem, bar, warp / 4 - 1, warp % 4, lane);
   }
 }
 

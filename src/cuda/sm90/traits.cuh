@@ -10,6 +10,7 @@ namespace chitu::cuda::sm90 {
 
 constexpr int kScaleTile = 128;  // keys that share means and scales
 constexpr int kBiasTiles = 8;    // scale tiles whose bias is made at once
+constexpr int kBarrierBytes = 384;
 
 // Swizzle width for rows of `bytes`: the widest that divides them.
 constexpr int chunk_bytes(int bytes) { return bytes % 128 == 0 ? 128 : bytes % 64 == 0 ? 64 : 32; }
@@ -60,21 +61,12 @@ struct Traits {
   static constexpr int kBiasOffset = kVOffset + kVStages * kVBytes;
   static constexpr int kKScaleOffset = kBiasOffset + kBiasBytes;
   static constexpr int kBarrierOffset = kKScaleOffset + kStages * kKScaleBytes;
-  static constexpr int kSharedBytes = kBarrierOffset + 256 + 1024;  // 1024: the base is aligned by hand
+  static constexpr int kSharedBytes = kBarrierOffset + kBarrierBytes + 1024;  // 1024: the base is aligned by hand
   static_assert(kSharedBytes <= 227 * 1024);
   static_assert(kQBytes % 1024 == 0 && kQ16Bytes % 1024 == 0 && kKBytes % 1024 == 0 && kVBytes % 1024 == 0);
   static_assert(kScaleTile % kTileN == 0);
   static_assert(kProducerRegisters + kWarpgroups * kConsumerRegisters <= (65536 / kThreads / 8 * 8) * (kWarpgroups + 1));
 };
-
-struct Barriers {
-  uint64_t q_full, q_empty, q16_full;
-  uint64_t k_full[4], k_empty[4], v_full[4], v_empty[4];
-  uint64_t bias_full[2], bias_empty[2];
-  uint64_t work_full[2], work_empty[2];
-  int ticket[2];
-};
-static_assert(sizeof(Barriers) <= 256);
 
 // Position in a ring of kDepth slots; phase is the parity a reader waits for.
 template <int kDepth>

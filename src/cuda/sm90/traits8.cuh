@@ -64,7 +64,7 @@ struct Traits8 {
   static constexpr int kBiasOffset = kVOffset + kVStages * kVStageBytes;
   static constexpr int kKScaleOffset = kBiasOffset + kBiasBytes;
   static constexpr int kBarrierOffset = kKScaleOffset + kStages * kKScaleBytes;
-  static constexpr int kSharedBytes = kBarrierOffset + 256 + 1024;
+  static constexpr int kSharedBytes = kBarrierOffset + kBarrierBytes + 1024;
   static_assert(kSharedBytes <= 227 * 1024);
   static_assert(kQBytes % 1024 == 0 && kQ16Bytes % 1024 == 0 && kKBytes % 1024 == 0 && kVStageBytes % 1024 == 0 && kVBytes % 1024 == 0);
   static_assert(kTileN == kScaleTile);

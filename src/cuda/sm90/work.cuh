@@ -1,6 +1,7 @@
-// Which rows and keys one piece of work covers. Every role of a CTA derives the same answer from the same ticket.
+// Which rows and keys one piece of work covers. The producer finds it out for all roles of a CTA: divisions and the lengths of a sequence are latency, and
+// between two pieces nothing hides it.
 #pragma once
-#include "params.h"
+#include "traits.cuh"
 
 namespace chitu::cuda::sm90 {
 
@@ -31,7 +32,8 @@ __device__ __forceinline__ Place place_of(const AttentionParams& p, int sequence
   return {number(r.tensor_batch), number(r.q_begin), number(r.q_len), number(r.k_begin), number(r.k_len), number(s.first_tile(r, sequence))};
 }
 
-struct Work {
+struct alignas(16) Work {
+  bool none;  // behind the last piece; the rest is not set
   int row0, sequence, head, head_kv;
   Place at;
   int lo, hi;             // row i sees keys max(0, i + lo) .. min(k_len - 1, i + hi)
@@ -40,11 +42,21 @@ struct Work {
   bool zeros_behind;             // the copy engine writes zeros behind the last key
 };
 
+struct Barriers {
+  uint64_t q_full, q_empty, q16_full;
+  uint64_t k_full[2], k_empty[2], v_full[2], v_empty[2];
+  uint64_t bias_full[2], bias_empty[2];
+  uint64_t work_full[2], work_empty[2];
+  Work work[2];
+};
+static_assert(sizeof(Barriers) <= kBarrierBytes);
+
 constexpr int kFar = 1 << 30;
 
 template <int kTileM, int kTileN>
 __device__ __forceinline__ Work decode_work(const AttentionParams& p, const WorkShape& s, int ticket) {
   Work w;
+  w.none = false;
   // Longest first: the last rows of a causal problem see most keys.
   int group_tiles = s.heads_per_group * s.num_m_blocks;
   int group = ticket / group_tiles;
