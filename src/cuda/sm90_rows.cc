@@ -4,6 +4,7 @@
 
 #include "cuda/attention_call.h"
 #include "cuda/sm90/params.h"
+#include "cuda/tuning.h"
 
 namespace chitu::cuda {
 namespace {
@@ -183,6 +184,8 @@ std::string sm90_int8_i8_why_not(const Problem& p) {
 std::string sm90_int8_f8_why_not(const Problem& p) {
   const core::Scheme& s = p.scheme;
   if (s.method != Method::chitu_fast && s.method != Method::sage2) return "computes methods chitu_fast and sage2 only";
+  if (p.quantized_kv && p.seqlen_q <= kDecodeRows && p.num_heads_q < kHeadsWorthTiles)
+    return core::concat("turns V of a QuantizedKV into tiles for every call, which a decoding step of fewer than ", kHeadsWorthTiles, " heads is not worth");
   if (s.smooth_q || s.smooth_v) return "does not smooth Q or V";
   if (s.k_grain.block != 128) return "wants K scales that 128 keys share";
   const bool fp8 = s.method == Method::chitu_fast || (s.accumulate == core::Accumulate::fp8_tile && s.tile_n == 128);

@@ -39,8 +39,10 @@ export binary limit logs
       echo "$tool $method --gtest_filter=Methods/Rows.MatchTheirSpecification/$method"
     done
     echo "$tool prepass --gtest_filter=*Prepass*"
-    echo "$tool schemes --gtest_filter=CudaSchemes.Departures:CudaDecode.*:*PackedSequences*"
+    echo "$tool schemes --gtest_filter=CudaSchemes.Departures:CudaDecode.*:*PackedSequences*:*QuantizedKv*"
+    echo "$tool pieces --gtest_filter=*PiecesInTurn*"
   done
+  echo "racecheck pieces --gtest_filter=*PiecesInTurn/chitu_fast:*PiecesInTurn/exact"
   for dim in 64 96 128 256; do
     echo "racecheck d$dim timing 300 1 $dim"
     echo "racecheck d$dim-causal timing 300 1 $dim 1"

@@ -176,8 +176,8 @@ TEST_P(CudaRuntime, QuantizedKvIsTheSame) {
   int turn = static_cast<int>(GetParam());
   for (DType t : {DType::f16, DType::bf16, DType::f32}) {
     for (bool padded : {false, true}) {
-      for (std::int64_t dim : {64, 80, 128}) {
-        if (!chosen(turn++, 18, 0)) continue;
+      for (std::int64_t dim : {64, 80, 96, 128, 256}) {
+        if (!chosen(turn++, 30, 0)) continue;
         CallSpec s = small_call();
         s.dtype = t;
         s.head_dim = dim;

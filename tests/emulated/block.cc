@@ -297,8 +297,6 @@ bool arrive_at(int id, int threads) {
 }
 }  // namespace
 
-void barrier_arrive(int id, int threads) { arrive_at(id, threads); }
-
 void barrier_sync(int id, int threads) {
   if (arrive_at(id, threads)) return;
   s.barriers[id].waiting.push_back(s.running);

@@ -37,9 +37,8 @@ inline int warp() { return thread() / 32; }
 bool reversed();
 bool modest();
 
-/// bar.sync and bar.arrive. threads 0: all that have not ended (__syncthreads).
+/// bar.sync. threads 0: all that have not ended (__syncthreads).
 void barrier_sync(int id, int threads);
-void barrier_arrive(int id, int threads);
 
 /// Blocks the running thread until wake(). `what` and `detail` tell of it in a report of a deadlock.
 void wait_for(const char* what, std::uint64_t detail);

@@ -10,7 +10,7 @@ namespace chitu::cuda::sm90 {
 template <class T>
 struct Consumer : ConsumerBase<T> {
   using Base = ConsumerBase<T>;
-  using Base::p, Base::smem, Base::bar, Base::warpgroup, Base::warp, Base::lane, Base::v_descriptor, Base::phase, Base::row;
+  using Base::p, Base::smem, Base::bar, Base::warpgroup, Base::warp, Base::lane, Base::v_descriptor, Base::phase;
   using Base::release, Base::release_values, Base::fetch_tile, Base::leave_bias_group, Base::begin;
   using typename Base::Score;
   float o[T::kHeadDim / 2];

@@ -12,7 +12,7 @@ struct Consumer8 : ConsumerBase<T> {
   using Base = ConsumerBase<T>;
   using typename Base::Score;
   using Product = typename T::Product;
-  using Base::p, Base::smem, Base::bar, Base::warpgroup, Base::warp, Base::lane, Base::v_descriptor, Base::phase, Base::row, Base::scale;
+  using Base::p, Base::smem, Base::bar, Base::lane, Base::v_descriptor, Base::phase, Base::scale;
   using Base::release, Base::release_values, Base::fetch_tile, Base::leave_bias_group, Base::begin;
   static constexpr Weights kWeights = T::kWeights;
   static constexpr int kProduct = T::kProductChannels / 2, kAccumulators = (T::kProductChannels + T::kSumRows) / 2;
@@ -276,8 +276,8 @@ struct Consumer8 : ConsumerBase<T> {
     }
   }
 
-  // The product of the tile before, S of tile n, its weights. Two warpgroups issue the first two together and O takes in the product beside S; three do one
-  // thing after the other and fill each other's gaps.
+  // The product of the tile before, S of tile n, its weights. Two warpgroups, up to head_dim 128, issue the first two together, and O takes in the product
+  // beside S; else one thing comes after the other, and the other warpgroups fill the gaps.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void step(const Work& w, int n) {
     // Product, S and O of 64 channels fit the registers of three warpgroups once the weights are gone.

@@ -111,7 +111,7 @@ __device__ __forceinline__ void produce(const AttentionParams& p, const WorkShap
     const int now = ticket;
     piece = fetch(piece);
     ticket = ticket_of(piece);
-    post(ticket);  // one piece ahead, so that the bias warps can start on it
+    post(ticket);  // one piece ahead, so that the bias warps and the consumers can start on it
     if (now < 0) continue;
     const Work w = bar.work[work_ring.index];  // of `now`: the other slot has just been posted
     if (w.n_end <= w.n_begin) continue;

@@ -4,7 +4,6 @@
 #include <cuda_fp16.h>
 
 #include "cuda/device/ptx/wgmma.cuh"
-#include "params.h"
 
 namespace chitu::cuda::sm90 {
 

@@ -31,7 +31,7 @@ struct Traits8 {
   using Score = int32_t;
   using Float16 = std::conditional_t<kBf16, __nv_bfloat16, __half>;
 
-  // Two warpgroups have the registers for S of the next tile beside the product of the one before. Three make up for that by being three.
+  // Two warpgroups have the registers for S of the next tile beside the product of the one before, up to head_dim 128. Three make up for that by being three.
   static constexpr bool kOverlap = kWarpgroups == 2 && kHeadDim <= 128;
   // PV: channels of one product. Where a whole tile's product does not fit beside O, it comes in parts.
   static constexpr int kProductChannels = kHeadDim <= 96 || kOverlap ? kHeadDim : 64;

@@ -1,6 +1,7 @@
 // Which rows and keys one piece of work covers. The producer finds it out for all roles of a CTA: divisions and the lengths of a sequence are latency, and
 // between two pieces nothing hides it.
 #pragma once
+#include "params.h"
 #include "traits.cuh"
 
 namespace chitu::cuda::sm90 {

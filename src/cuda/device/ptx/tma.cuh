@@ -4,10 +4,6 @@
 
 namespace chitu::cuda::ptx {
 
-__device__ __forceinline__ void tma_prefetch_descriptor(const void* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(map)) : "memory");
-}
-
 // Box at (c0, c1, c2) of a rank-3 tensor to shared memory; completes on `barrier`. Out of range elements arrive as zeros.
 __device__ __forceinline__ void tma_load_3d(void* destination, const void* map, uint64_t* barrier, int c0, int c1, int c2) {
   asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(

@@ -81,24 +81,6 @@ __device__ __forceinline__ void wgmma_ss_s8(int32_t (&d)[64], uint64_t a, uint64
       : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)));
 }
 
-// The same, 64 keys, A in registers.
-__device__ __forceinline__ void wgmma_rs_s8(int32_t (&d)[32], const uint32_t* a, uint64_t b, bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 {" CHITU_OPS_TO_32 "}, {%32, %33, %34, %35}, %36, p;\n}"
-      : CHITU_ACC32("+r", d, 0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
-// The same, 128 keys, A in registers.
-__device__ __forceinline__ void wgmma_rs_s8(int32_t (&d)[64], const uint32_t* a, uint64_t b, bool accumulate) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {" CHITU_OPS_TO_64 "}, {%64, %65, %66, %67}, %68, p;\n}"
-      : CHITU_ACC64("+r", d, 0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(accumulate)));
-}
-
 // 64 keys, 16 channels of f16, both operands K-major.
 __device__ __forceinline__ void wgmma_ss_f16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
   asm volatile(

@@ -5,7 +5,6 @@
 namespace chitu::cuda::ptx {
 
 inline void bar_sync(int id, int threads) { emulated::barrier_sync(id, threads); }
-inline void bar_arrive(int id, int threads) { emulated::barrier_arrive(id, threads); }
 
 template <int kRegisters>
 inline void setmaxnreg_inc() {}

@@ -4,7 +4,6 @@
 
 namespace chitu::cuda::ptx {
 
-inline void tma_prefetch_descriptor(const void*) {}
 inline void tma_load_3d(void* destination, const void* map, std::uint64_t* barrier, int c0, int c1, int c2) {
   const int position[] = {c0, c1, c2};
   emulated::tensor_load(destination, map, barrier, 3, position);

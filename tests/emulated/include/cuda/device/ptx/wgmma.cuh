@@ -45,10 +45,6 @@ inline void wgmma_ss_bf16(float (&d)[kCount], std::uint64_t a, std::uint64_t b, 
   wgmma_ss(emulated::Type::bf16, d, a, b, accumulate);
 }
 template <int kCount>
-inline void wgmma_rs_s8(std::int32_t (&d)[kCount], const std::uint32_t* a, std::uint64_t b, bool accumulate) {
-  wgmma_rs(emulated::Type::s8, d, a, b, false, accumulate);
-}
-template <int kCount>
 inline void wgmma_rs_u8s8(std::int32_t (&d)[kCount], const std::uint32_t* a, std::uint64_t b, bool accumulate) {
   emulated::wgmma_issue(d, {emulated::Type::s8, emulated::Type::u8, 2 * kCount, a, 0, b, false, accumulate});
 }
