@@ -17,6 +17,7 @@ void add_schedules(std::vector<Variant8>& all) {
   all.push_back(variant<Weights::e4m3_tile, 0x11, kHeadDim, 3>("f8_3_log25"));
   all.push_back(variant<Weights::e4m3_tile, 0xff, kHeadDim, 3>("f8_3_log100"));
   all.push_back(variant<Weights::e4m3_tile, 0x55, kHeadDim, 2>("f8_2_log50"));
+  all.push_back(variant<Weights::e4m3_tile, 0x55, kHeadDim, 3>("f8_3_log50"));
   all.push_back(variant<Weights::u8_tile, 0, kHeadDim, 2>("i8_2"));
   all.push_back(variant<Weights::e4m3_running, 0, kHeadDim, 2>("f8_running_2"));
 }

@@ -67,13 +67,13 @@ Operands prepare(const Call& call, Workspace& ws, bool e4m3_tiles) {
     o.kv = blob_buffers(shape, a.kv->data);
     const std::int64_t n = p.batch * p.seqlen_k * p.num_heads_kv * code_dim(p.head_dim_v);
     const std::uint8_t* v8 = o.kv.v8;
-    const bool e4m3 = p.scheme.v == core::VFormat::e4m3_channel;
-    if (e4m3 && e4m3_tiles) o.kv.v8t = ws.take<std::int8_t>(p.batch * o.sequence.tiles_k * p.num_heads_kv * p.head_dim_v * kTile);
-    if (e4m3 && !e4m3_tiles) o.kv.v16 = ws.take<std::uint16_t>(n);
+    const bool e4m3 = p.scheme.v == core::VFormat::e4m3_channel, to_tiles = e4m3 && e4m3_tiles, to_f16 = e4m3 && !e4m3_tiles;
+    if (to_tiles) o.kv.v8t = ws.take<std::int8_t>(p.batch * o.sequence.tiles_k * p.num_heads_kv * p.head_dim_v * kTile);
+    if (to_f16) o.kv.v16 = ws.take<std::uint16_t>(n);
     o.v = v16_view(shape, o.kv.v16);
     if (ws.measuring()) return o;
-    if (e4m3 && e4m3_tiles) tile_codes({o.sequence, shape.heads, shape.head_dim_v, v8, o.kv.v8t}, stream);
-    if (e4m3 && !e4m3_tiles) unpack_v(v8, o.kv.v16, n, stream);
+    if (to_tiles) tile_codes({o.sequence, shape.heads, shape.head_dim_v, v8, o.kv.v8t}, stream);
+    if (to_f16) unpack_v(v8, o.kv.v16, n, stream);
     quantize_rows({{}, q_rows(call, o), 0, q_blocks, {}, {}, {}}, stream);
     return o;
   }
