@@ -67,13 +67,14 @@ class GpuCall {
   void run_reference(const AttentionOptions& options);
   /// Names of the rows that serve these options. args: instead of args().
   std::vector<std::string> rows(const AttentionOptions& options, const AttentionArgs* args = nullptr);
-  /// body(options), once for each row that serves them; with less effort for some of them, others for another turn.
+  static constexpr int kAllRows = -1;
+  /// body(options), once for each row that serves them; with less effort for some of them, others for another turn, unless turn is kAllRows.
   template <class Body>
   void with_every_row(const AttentionOptions& options, int turn, const Body& body, const AttentionArgs* args = nullptr) {
     const auto names = rows(options, args);
     ASSERT_FALSE(names.empty()) << "no row serves " << method_name(options.method);
     for (int i = 0, n = static_cast<int>(names.size()); i < n; ++i) {
-      if (!chosen(i, n, turn)) continue;
+      if (turn != kAllRows && !chosen(i, n, turn)) continue;
       AttentionOptions named = options;
       named.kernel = names[static_cast<std::size_t>(i)];
       SCOPED_TRACE(std::string(method_name(options.method)) + " by " + named.kernel);
