@@ -13,7 +13,8 @@ namespace chitu::cuda {
 /// Query rows of a head up to which a call is a decoding step.
 constexpr std::int64_t kDecodeRows = 16;
 /// Query heads from which a decoding step from a cache with e4m3 V runs on wgmma, where a head is one block that walks all keys, after V has been turned into
-/// tiles: 32 heads 0.40 ms against 0.66 ms of the kernel that splits the keys (H200, 32768 keys, head_dim 128).
+/// tiles: 32 heads 0.40 ms against 0.66 ms of the kernel that splits the keys (H200, 32768 keys, head_dim 128). The batch does not count: a row's bits would
+/// depend on what else is in it.
 constexpr std::int64_t kHeadsWorthTiles = 32;
 /// Splits of one call at most: what a merge of them reads and holds.
 constexpr std::int64_t kMaxSplits = 64;
