@@ -14,6 +14,8 @@
 
 namespace chitu::cuda {
 
+constexpr int kTurns = 3;  // places for what belongs to a tile, while that of the next one arrives and other warps may still read that of the one before
+
 // kWhole: head_dim is kBucket. kStaged: through shared memory by cp.async, 16-bit inputs only.
 template <class Element_, int kBucket_, bool kWhole_, bool kStaged_>
 struct RowTraits {
@@ -24,21 +26,12 @@ struct RowTraits {
   static constexpr int kColumns = kBucket / 32;        // channels of a lane in sums over the rows of its warp
   static constexpr int kChunks = kBucket / 8;          // of eight channels in a row
   static constexpr int kUnits = kBucket > 64 ? 8 : 4;  // of 16 codes: as many of a row as pass through shared memory at once
+  static constexpr int kCodePitch = kUnits + (kLanes + 1) / 2;  // of rows of codes in shared memory, 16 bytes each
   static constexpr int kBlocksPerSm = 4 / kLanes;
   static constexpr int kPitch = kChunks + kLanes;  // of rows in shared memory, 16 bytes each: neither eight rows' nor eight neighbouring chunks meet in a bank
-  static constexpr int kDynamicShared = kStaged ? kTile * kPitch * 16 : 0;
+  static constexpr int kRowsShared = kStaged ? kTile * kPitch * 16 : 0, kDynamicShared = kRowsShared + kTurns * kBucket * 4;  // rows, then factors
 
   static __device__ __forceinline__ int head_dim(const QuantizeRowsParams& p) { return kWhole ? kBucket : p.head_dim; }
-};
-
-template <class T>
-struct RowShared {
-  union {
-    float values[T::kBucket];  // sums over the rows; then values per channel
-    uint4 codes[T::kWarpRows * T::kUnits];
-  } of_warp[T::kWarps];
-  float mean[T::kBucket];
-  uint32_t group_max[2][kTile];  // of this tile and of the one before, which other warps may still read
 };
 
 __device__ __forceinline__ void store_as(__half* to, float x) { *to = __float2half_rn(x); }
@@ -48,6 +41,7 @@ __device__ __forceinline__ void store_as(float* to, float x) { *to = x; }
 // Where 128 rows of q or k lie.
 struct TileRows {
   const void* x;
+  const float* factor;    // of their channels; null: none
   std::int64_t seq;       // stride of rows
   std::int64_t code_row;  // of the first, in codes; of Q in scales too
   int kv_head;            // [batch, num_heads_kv]
@@ -64,7 +58,21 @@ struct TileRows {
     seq = p.x.seq;
     code_row = p.is_q ? head_index * p.sequence.q_rows + first_row : (head_index * p.sequence.tiles_k + p.sequence.first_tile(r, b)) * kTile + first;
     kv_head = static_cast<int>(by.group.quotient(row));
+    factor = p.factor == nullptr ? nullptr : p.factor + std::int64_t{kv_head} * code_dim(p.head_dim);
   }
+};
+
+constexpr int kListed = 32;  // tiles that a block looks up at once: one thread each, not all of them for every tile
+
+template <class T>
+struct RowShared {
+  union {
+    float values[T::kBucket];  // sums over the rows; then values per channel
+    uint4 codes[T::kWarpRows * T::kCodePitch];
+  } of_warp[T::kWarps];
+  float mean[T::kBucket];
+  uint32_t group_max[kTurns][kTile];
+  TileRows tiles[kListed];
 };
 
 // The rows of a warp in shared memory.
@@ -95,6 +103,15 @@ __device__ __forceinline__ void fetch_rows(const TileRows& at, int head_dim, con
   }
 }
 
+// Starts copies of the factors of a tile's channels, and of zeros behind them.
+template <class T>
+__device__ __forceinline__ void fetch_factors(const float* factor, int dim, float* to) {
+  const int d = 4 * static_cast<int>(threadIdx.x);
+  if (factor == nullptr || d >= T::kBucket) return;
+  const bool inside = T::kWhole || d < dim;
+  sm80::ptx::cp_async_16(sm80::ptx::shared_address(to + d), inside ? factor + d : factor, inside ? 16 : 0);
+}
+
 // One level after another of a tree sum over the rows of a warp, depth first so that few values live at a time.
 template <class T, int kStep, class Slot>
 __device__ __forceinline__ void warp_tree(const Slot& slot, int first, float (&sum)[T::kColumns]) {
@@ -109,7 +126,7 @@ __device__ __forceinline__ void warp_tree(const Slot& slot, int first, float (&s
   }
 }
 
-// Mean of the tile from the sums of the warps, rounded to the dtype of the input, in shared.mean and where K keeps it. factor: of the rotation, null: none.
+// Mean of the tile from the sums of the warps, rounded to the dtype of the input, in shared.mean and where K keeps it.
 template <class T>
 __device__ __forceinline__ void tile_mean(const QuantizeRowsParams& p, const TileRows& at, const float* factor, RowShared<T>& shared) {
   using Element = typename T::Element;
@@ -130,7 +147,7 @@ __device__ __forceinline__ void tile_mean(const QuantizeRowsParams& p, const Til
     float m = kLate ? __fmul_rn(s[0], 0.0078125f) : s[0];
     if (at.count != kTile) m = __fmul_rn(m, __fdiv_rn(128.0f, static_cast<float>(at.count)));
     const float rounded = d < head_dim ? rounded_to(m, Element{}) : 0.0f;
-    shared.mean[d] = kLate && factor != nullptr && d < head_dim ? __fmul_rn(rounded, __ldg(factor + d)) : rounded;
+    shared.mean[d] = kLate && p.factor != nullptr ? __fmul_rn(rounded, factor[d]) : rounded;
     if (d < code_dim(head_dim)) store_as(static_cast<Element*>(p.mean) + at.code_row / kTile * code_dim(head_dim) + d, d < head_dim ? m : 0.0f);
   }
   __syncthreads();
@@ -238,30 +255,34 @@ __device__ __forceinline__ void by_channel(const float* values, const Use& use) 
 // Codes of this warp's rows, through shared memory, so that whole lines are written.
 template <class T>
 __device__ __forceinline__ void store_codes(const float (&x)[T::kValues], float inv, std::int8_t* to, int dim, int rows, uint4* staging) {
-  constexpr int kUnits = T::kUnits, kPasses = T::kBucket / (kUnits * 16);
-  const int lane = threadIdx.x % 32, w = threadIdx.x / 32;
-  auto unit_at = [](int i, int u) { return i * kUnits + (u ^ (i * T::kLanes / 2 & (kUnits - 1))); };  // no two of a store in a bank
+  constexpr int kUnits = T::kUnits, kPasses = T::kBucket / (kUnits * 16), kOwn = kUnits * 2 / T::kLanes;  // chunks of this thread in a pass
+  const int lane = threadIdx.x % 32, w = threadIdx.x / 32, i0 = lane / kUnits, u = lane % kUnits, row0 = i0 * T::kWarps + w;
+  uint4* own = staging + lane / T::kLanes * T::kCodePitch;
+  const uint4* whole = staging + i0 * T::kCodePitch + u;
 #pragma unroll
   for (int pass = 0; pass < kPasses; ++pass) {
     __syncwarp();  // all have read what lay there
 #pragma unroll
-    for (int n = 0; n < kUnits * 2 / T::kLanes; ++n) {  // the chunks of this thread
-      const int chunk = n * T::kLanes + lane % T::kLanes, i = (pass * kUnits * 2 / T::kLanes + n) * 8;
+    for (int n = 0; n < kOwn; ++n) {
+      const int i = (pass * kOwn + n) * 8;
       uint32_t c[8];
 #pragma unroll
       for (int k = 0; k < 8; ++k) c[k] = int8_bits(__fmul_rn(x[i + k], inv));
-      reinterpret_cast<uint2*>(staging + unit_at(lane / T::kLanes, chunk / 2))[chunk % 2] =
-          make_uint2(low_bytes(c[0], c[1], c[2], c[3]), low_bytes(c[4], c[5], c[6], c[7]));
+      (reinterpret_cast<uint2*>(own) + lane % T::kLanes)[n * T::kLanes] = make_uint2(low_bytes(c[0], c[1], c[2], c[3]), low_bytes(c[4], c[5], c[6], c[7]));
     }
     __syncwarp();
-    const int i0 = lane / kUnits, u = lane % kUnits, row0 = i0 * T::kWarps + w, unit = pass * kUnits + u;
-    std::int8_t* at = to + row0 * dim + unit * 16;
+    constexpr int kRows = 32 / kUnits, kStep = kRows * T::kWarps;  // rows of one instruction: of the warp, of the tile
+    const int channel = (pass * kUnits + u) * 16;
+    if (!T::kWhole && channel >= dim) continue;
+    std::int8_t* at = to + row0 * dim + channel;
+    if (rows == kTile) {  // no rows to choose
 #pragma unroll
-    for (int n = 0; n < T::kWarpRows * kUnits / 32; ++n) {
-      constexpr int kStep = 32 / kUnits * T::kWarps;  // rows
-      const uint4 codes = staging[unit_at(i0 + n * (32 / kUnits), u)];
-      if (row0 + n * kStep < rows && (T::kWhole || unit * 16 < dim)) *reinterpret_cast<uint4*>(at + n * kStep * dim) = codes;
+      for (int n = 0; n < T::kWarpRows / kRows; ++n) *reinterpret_cast<uint4*>(at + n * kStep * dim) = whole[n * kRows * T::kCodePitch];
+      continue;
     }
+#pragma unroll 1
+    for (int n = 0; n < T::kWarpRows / kRows && row0 + n * kStep < rows; ++n)
+      *reinterpret_cast<uint4*>(at + n * kStep * dim) = whole[n * kRows * T::kCodePitch];
   }
 }
 
@@ -322,19 +343,19 @@ __device__ __forceinline__ void sum_rows(const TileRows& at, int head_dim, const
   for (int c = 0; c < T::kColumns; ++c) of_warp[T::kStaged ? lane * T::kColumns + c : lane + 32 * c] = sum[c];
 }
 
-// Codes and scales of the rows that a block has read.
-template <class T>
+// Codes and scales of the rows that a block has read. factor: of the channels, in shared memory, if p has factors.
+template <class T, bool kIsK>
 __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const TileRows& at, const Vector8<typename T::Element> (&raw)[T::kValues / 8],
-                                              RowShared<T>& shared, uint32_t* group_max) {
+                                              RowShared<T>& shared, uint32_t* group_max, const float* factor) {
   constexpr bool kFused = std::is_same_v<typename T::Element, __half>;
   const int lane = threadIdx.x % 32, w = threadIdx.x / 32, row = lane / T::kLanes * T::kWarps + w, dim = code_dim(T::head_dim(p));
   const bool valid = row < at.count;
   if (p.log2_block != 0 && threadIdx.x < kTile) group_max[threadIdx.x] = 0;  // a barrier follows before its first use
-  const float* factor = p.factor == nullptr ? nullptr : p.factor + std::int64_t{at.kv_head} * dim;
-  const ChannelValues<T> factors(factor, dim);
-  if (p.tile_mean) {
+  const bool weighted = p.factor != nullptr;
+  const bool has_mean = kIsK && p.tile_mean;
+  if (has_mean) {
     tile_mean<T>(p, at, factor, shared);
-  } else if (p.log2_block != 0) {
+  } else if (p.log2_block != 0 || weighted) {
     __syncthreads();
   }
   float x[T::kValues];
@@ -342,7 +363,7 @@ __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const
   for (int j = 0; j < T::kValues / 8; ++j) raw[j].unpack(x + 8 * j);
   if (p.sequence_mean != nullptr) {
     const float* center = ChannelValues<T>(p.sequence_mean + std::int64_t{at.kv_head} * p.head_dim, p.head_dim).share(shared.of_warp[w].values);
-    if (p.is_q) {
+    if constexpr (!kIsK) {
       float dot = 0.0f;
       by_channel<T>(center, [&](int i, float c) { dot = __fmaf_rn(x[i], c, dot); });
 #pragma unroll
@@ -352,24 +373,23 @@ __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const
       by_channel<T>(center, [&](int i, float c) { x[i] = __fsub_rn(x[i], c); });
     }
   }
-  if (p.negate) {
+  if (!kIsK && p.negate) {
 #pragma unroll
     for (int i = 0; i < T::kValues; ++i) x[i] = -x[i];
   }
-  const bool fused = kFused && factor != nullptr;  // (x - mean) * factor in one instruction: no f16 gets where a power of two changes the rounding
-  if (p.tile_mean && !fused) by_channel<T>(shared.mean, [&](int i, float m) { x[i] = __fsub_rn(x[i], m); });
-  if (factor != nullptr) {
-    const float* of_warp = factors.share(shared.of_warp[w].values);
-    if (fused && p.tile_mean) {
+  const bool fused = kFused && weighted;  // (x - mean) * factor in one instruction: no f16 gets where a power of two changes the rounding
+  if (has_mean && !fused) by_channel<T>(shared.mean, [&](int i, float m) { x[i] = __fsub_rn(x[i], m); });
+  if (weighted) {
+    if (fused && has_mean) {
 #pragma unroll
       for (int i = 0; i < T::kValues; i += 4) {
         const int d = chunk_channel<T>(i) + i % 8;
-        const float4 f = *reinterpret_cast<const float4*>(of_warp + d), m = *reinterpret_cast<const float4*>(shared.mean + d);
+        const float4 f = *reinterpret_cast<const float4*>(factor + d), m = *reinterpret_cast<const float4*>(shared.mean + d);
         x[i] = __fmaf_rn(x[i], f.x, -m.x), x[i + 1] = __fmaf_rn(x[i + 1], f.y, -m.y);
         x[i + 2] = __fmaf_rn(x[i + 2], f.z, -m.z), x[i + 3] = __fmaf_rn(x[i + 3], f.w, -m.w);
       }
     } else {
-      by_channel<T>(of_warp, [&](int i, float f) { x[i] = __fmul_rn(x[i], f); });
+      by_channel<T>(factor, [&](int i, float f) { x[i] = __fmul_rn(x[i], f); });
     }
     rotate<T>(x, T::head_dim(p));
   }
@@ -378,8 +398,8 @@ __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const
   for (int mask = 1; mask < T::kLanes; mask *= 2) row_max = max(row_max, __shfl_xor_sync(~0u, row_max, mask));
   const uint32_t largest = group_absmax(p, valid ? row_max : 0, row, group_max);  // rows that are not there have become -mean
   const core::GroupScale s = core::group_scale(__uint_as_float(largest), 127.0f);
-  if (p.is_q || p.log2_block == 0) {
-    if (lane % T::kLanes == 0 && (valid || !p.is_q)) p.scale[at.code_row + row] = s.scale;
+  if (!kIsK || p.log2_block == 0) {
+    if (lane % T::kLanes == 0 && (valid || kIsK)) p.scale[at.code_row + row] = s.scale;
   } else {
     store_block_scales(p, at.code_row / kTile, group_max);
   }
@@ -388,7 +408,7 @@ __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const
 #pragma unroll
     for (int i = 0; i < T::kValues; ++i) x[i] = zero ? 0.0f : x[i];
   }
-  store_codes<T>(x, s.inv, p.codes + at.code_row * dim, dim, p.is_q ? at.count : kTile, shared.of_warp[w].codes);
+  store_codes<T>(x, s.inv, p.codes + at.code_row * dim, dim, kIsK ? kTile : at.count, shared.of_warp[w].codes);
 }
 
 // The first k_blocks tiles are those of K, the others blocks of Q.
@@ -396,27 +416,39 @@ template <class T>
 __global__ void __launch_bounds__(T::kThreads, T::kStaged ? T::kBlocksPerSm : 1) quantize_rows_kernel(const __grid_constant__ QuantizePairParams p) {
   CHITU_DYNAMIC_SHARED(uint4, 16, slot);
   __shared__ RowShared<T> shared;
+  float* factors = reinterpret_cast<float*>(slot + T::kRowsShared / 16);
   const uint32_t k_blocks = static_cast<uint32_t>(p.k_blocks), blocks = static_cast<uint32_t>(p.blocks);
   const int head_dim = T::head_dim(k_blocks > 0 ? p.k : p.q), row = threadIdx.x % 32 / T::kLanes * T::kWarps + threadIdx.x / 32;
-  auto fetch = [&](uint32_t index) {
-    TileRows at{};
-    if (index < k_blocks) {
-      at.set<typename T::Element>(p.k, p.by_k, index);
-    } else if (index < blocks) {
-      at.set<typename T::Element>(p.q, p.by_q, index - k_blocks);
+  auto list = [&](uint32_t first) {  // the tiles from `first` on
+    __syncthreads();
+    if (threadIdx.x < kListed) {
+      const uint32_t index = first + threadIdx.x * gridDim.x;
+      TileRows at{};
+      if (index < k_blocks) {
+        at.set<typename T::Element>(p.k, p.by_k, index);
+      } else if (index < blocks) {
+        at.set<typename T::Element>(p.q, p.by_q, index - k_blocks);
+      }
+      shared.tiles[threadIdx.x] = at;
     }
-    if constexpr (T::kStaged) {
-      if (at.count > 0) fetch_rows<T>(at, head_dim, slot);
-      sm80::ptx::cp_async_commit();
+    __syncthreads();
+  };
+  auto fetch = [&](int n, int turn) {
+    const TileRows at = shared.tiles[n % kListed];
+    if (at.count > 0) {
+      if constexpr (T::kStaged) fetch_rows<T>(at, head_dim, slot);
+      fetch_factors<T>(at.factor, code_dim(head_dim), factors + turn * T::kBucket);
     }
+    sm80::ptx::cp_async_commit();
     return at;
   };
-  TileRows at = fetch(blockIdx.x);
-  int turn = 0;
+  list(blockIdx.x);
+  int turn = 0, n = 0;
+  TileRows at = fetch(n, turn);
 #pragma unroll 1
   for (uint32_t index = blockIdx.x; index < blocks; index += gridDim.x) {
     const bool is_k = index < k_blocks;
-    if constexpr (T::kStaged) sm80::ptx::cp_async_wait<0>();
+    sm80::ptx::cp_async_wait<0>();
     __syncwarp();  // also: the warp has done with its shared memory
     Vector8<typename T::Element> raw[T::kValues / 8];
     if (at.count > 0) {
@@ -424,16 +456,17 @@ __global__ void __launch_bounds__(T::kThreads, T::kStaged ? T::kBlocksPerSm : 1)
       read_row<T>(at, row, head_dim, p.aligned, slot, raw);
     }
     __syncwarp();
-    const TileRows next = fetch(index + gridDim.x);
+    if (++n % kListed == 0) list(index + gridDim.x);
+    const int after = at.count <= 0 ? turn : turn + 1 < kTurns ? turn + 1 : 0;
+    const TileRows next = fetch(n, after);
     if (at.count > 0) {
       if (is_k) {
-        quantize_rows<T>(p.k, at, raw, shared, shared.group_max[turn]);
+        quantize_rows<T, true>(p.k, at, raw, shared, shared.group_max[turn], factors + turn * T::kBucket);
       } else {
-        quantize_rows<T>(p.q, at, raw, shared, shared.group_max[turn]);
+        quantize_rows<T, false>(p.q, at, raw, shared, shared.group_max[turn], factors + turn * T::kBucket);
       }
-      turn ^= 1;
     }
-    at = next;
+    at = next, turn = after;
   }
 }
 

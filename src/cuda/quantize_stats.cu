@@ -107,14 +107,34 @@ __global__ void __launch_bounds__(kMaxHeadDim) tile_statistics_kernel(const __gr
   }
 }
 
+// Lower median of the exponents that exist, bit for bit; the same in every warp.
+__device__ __forceinline__ int lower_median(const int (&exponent)[kMaxHeadDim]) {
+  constexpr int kOwn = kMaxHeadDim / 32, kLeast = -127;
+  int own[kOwn], n = 0;
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) {
+    own[i] = 32 * i < blockDim.x ? exponent[threadIdx.x % 32 + 32 * i] : core::kNoExponent;
+    n += __popc(__ballot_sync(~0u, own[i] != core::kNoExponent));
+  }
+  int median = kLeast;
+#pragma unroll 1
+  for (int bit = 128; bit > 0; bit /= 2) {
+    int below = 0;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) below += __popc(__ballot_sync(~0u, own[i] < median + bit));
+    if (below <= (n - 1) / 2) median += bit;
+  }
+  return median;
+}
+
 // Weights of K's channels: one block per (sequence, KV head), over its first tile if that is full. A warp per 32 channels.
 template <class Element>
 __global__ void __launch_bounds__(kMaxHeadDim) key_factors_kernel(const __grid_constant__ KeyFactorsParams p) {
-  __shared__ int exponent[kMaxHeadDim], median;
+  __shared__ int exponent[kMaxHeadDim];
   const uint32_t tiles = static_cast<uint32_t>(div_up(p.sequence.seqlen_k, kTile));
   const int d = threadIdx.x;
   exponent[d] = core::kNoExponent;
-  __syncthreads();
+  __syncwarp();
   if (p.weights && tiles > 0) {
     const KeyTile at(p.sequence, p.heads, blockIdx.x * tiles);
     if (at.count == kTile) {
@@ -132,17 +152,9 @@ __global__ void __launch_bounds__(kMaxHeadDim) key_factors_kernel(const __grid_c
     }
   }
   __syncthreads();
-  if (d < p.head_dim && exponent[d] != core::kNoExponent) {
-    int rank = 0, n = 0;
-    for (int j = 0; j < p.head_dim; ++j) {
-      n += exponent[j] != core::kNoExponent;
-      rank += exponent[j] < exponent[d] || (exponent[j] == exponent[d] && j < d);
-    }
-    if (rank == (n - 1) / 2) median = exponent[d];
-  }
-  __syncthreads();
+  const int median = lower_median(exponent);
   if (d >= code_dim(p.head_dim)) return;
-  const int log2_weight = exponent[d] == core::kNoExponent ? 0 : core::key_weight_log2(exponent[d], median);
+  const int log2_weight = core::key_weight_log2(exponent[d], median);
   const std::int64_t at = blockIdx.x * static_cast<std::int64_t>(code_dim(p.head_dim)) + d;
   const uint32_t sign = core::rotation_sign(d) ? 0x80000000u : 0u;
   p.q_factor[at] = __uint_as_float(sign | (127u + log2_weight) << 23);

@@ -272,6 +272,17 @@ TEST_P(Prepass, SequencesOfTheirOwn) {
   }
 }
 
+/// So many tiles that a block of quantize_rows looks them up more than once, some of them of no rows.
+TEST_P(Prepass, MoreTilesThanABlockListsAtOnce) {
+  CHITU_NEED_GPU();
+  CallSpec s;
+  s.batch = cuda::backend().caps({DeviceType::cuda, 0}).sm_count + 3;
+  s.seqlen_q = s.seqlen_k = 2, s.heads_q = s.heads_kv = 32, s.head_dim = s.head_dim_v = 128;  // 64 of them for each SM
+  for (std::int64_t b = 0; b < s.batch; ++b) s.lens_k.push_back(2 - b % 3);
+  TestCall host(s);
+  EXPECT_EQ(check(host, host.options(GetParam())), "");
+}
+
 /// Values that overflow, vanish, or are not numbers.
 TEST_P(Prepass, HostileValues) {
   CHITU_NEED_GPU();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <thread>
 #include <utility>
 
@@ -134,14 +135,10 @@ TEST_P(CudaRuntime, TwoThreadsTwoStreams) {
 }
 
 /// More pieces of work than a persistent kernel has blocks, of different lengths: heads that hold the same have the same bits, and those of a call of one head.
-TEST_P(CudaRuntime, PiecesInTurn) {
-  CHITU_NEED_GPU();
+void expect_the_same_in_turn(Method method, const CallSpec& one) {
   const std::int64_t sms = cuda::backend().caps({DeviceType::cuda, 0}).sm_count;
-  CallSpec one;
-  one.seqlen_q = 500, one.seqlen_k = 777, one.heads_q = one.heads_kv = 1, one.head_dim = one.head_dim_v = 64;
-  one.mask = Mask::causal();
   CallSpec many = one;
-  many.heads_q = many.heads_kv = sms;  // three pieces each
+  many.heads_q = many.heads_kv = sms;  // two to five pieces each
   TestCall single(one), host(many);
   const auto repeated = [&](const std::vector<float>& head) {
     std::vector<float> all;
@@ -154,19 +151,35 @@ TEST_P(CudaRuntime, PiecesInTurn) {
   host.set_k(repeated(single.k()));
   host.set_v(repeated(single.v()));
   GpuCall gpu_one(single), gpu(host);
-  gpu.with_every_row(host.options(GetParam()), 0, [&](const AttentionOptions& o) {
+  gpu.with_every_row(host.options(method), 0, [&](const AttentionOptions& o) {
     ASSERT_EQ(gpu_one.run(o), "");
     ASSERT_EQ(gpu.run(o), "");
     const auto out = single.out();
-    EXPECT_TRUE(std::any_of(out.begin(), out.end(), [](float x) { return std::fabs(x) > 1e-3f; }));
-    EXPECT_TRUE(same_bits(repeated(out), host.out()));
+    EXPECT_TRUE(std::any_of(out.begin(), out.end(), [](float x) { return std::fabs(x) > 1e-3f; })) << one.text();
+    EXPECT_TRUE(same_bits(repeated(out), host.out())) << one.text();
     const auto lse = single.lse(), all = host.lse();
-    EXPECT_GT(lse[0], 1.0f) << "row 0 sees 278 keys";
+    if (one.seqlen_k > one.seqlen_q) {
+      EXPECT_GT(lse[0], 1.0f) << "row 0 sees 41 keys: " << one.text();
+    } else {
+      EXPECT_EQ(lse[0], -std::numeric_limits<float>::infinity()) << "row 0 sees no key: " << one.text();
+    }
     for (std::int64_t h = 0; h < sms; ++h) {
       const auto first = all.begin() + h * one.seqlen_q;
-      EXPECT_TRUE(same_bits(lse, std::vector<float>(first, first + one.seqlen_q))) << h;
+      EXPECT_TRUE(same_bits(lse, std::vector<float>(first, first + one.seqlen_q))) << h << ": " << one.text();
     }
   });
+}
+
+TEST_P(CudaRuntime, PiecesInTurn) {
+  CHITU_NEED_GPU();
+  for (std::int64_t dim : {64, 96, 128, 256}) {
+    for (std::int64_t keys : {300, 100}) {  // pieces of odd and even numbers of tiles; pieces of one tile after pieces without any
+      CallSpec one;
+      one.seqlen_q = 260, one.seqlen_k = keys, one.heads_q = one.heads_kv = 1, one.head_dim = one.head_dim_v = dim;
+      one.mask = Mask::causal();
+      expect_the_same_in_turn(GetParam(), one);
+    }
+  }
 }
 
 /// A blob made by quantize_kv gives what k and v give, bit for bit. `turn`: as in GpuCall::with_every_row.

@@ -70,6 +70,7 @@ inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __log2f(float x) { return std::log2(x); }
 
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline std::uint32_t __byte_perm(std::uint32_t x, std::uint32_t y, std::uint32_t selector) {
   const std::uint64_t bytes = x | static_cast<std::uint64_t>(y) << 32;
   std::uint32_t r = 0;
@@ -99,7 +100,8 @@ template <class T>
 inline T __shfl_xor_sync(unsigned mask, T value, int change) {
   return std::bit_cast<T>(chitu::emulated::shuffle(mask, std::bit_cast<std::uint32_t>(value), chitu::emulated::lane() ^ change));
 }
-inline int __any_sync(unsigned mask, int predicate) { return chitu::emulated::any(mask, predicate != 0); }
+inline int __any_sync(unsigned mask, int predicate) { return chitu::emulated::ballot("__any_sync", mask, predicate != 0) != 0; }
+inline unsigned __ballot_sync(unsigned mask, int predicate) { return chitu::emulated::ballot("__ballot_sync", mask, predicate != 0); }
 inline unsigned __reduce_max_sync(unsigned mask, unsigned value) { return chitu::emulated::reduce_max(mask, value); }
 
 // One thread runs at a time.

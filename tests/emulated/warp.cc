@@ -37,18 +37,18 @@ std::uint32_t shuffle(unsigned mask, std::uint32_t value, int source) {
   return mine.result;
 }
 
-bool any(unsigned mask, bool predicate) {
-  whole(mask, "__any_sync");
+std::uint32_t ballot(const char* name, unsigned mask, bool predicate) {
+  whole(mask, name);
   Exchange mine{predicate, 0, 0};
   collective(
-      "__any_sync",
+      name,
       [](void* const* operands) {
         std::uint32_t r = 0;
-        for (int l = 0; l < 32; ++l) r |= of(operands[l]).value;
+        for (int l = 0; l < 32; ++l) r |= of(operands[l]).value << l;
         for (int l = 0; l < 32; ++l) of(operands[l]).result = r;
       },
       &mine);
-  return mine.result != 0;
+  return mine.result;
 }
 
 std::uint32_t reduce_max(unsigned mask, std::uint32_t value) {

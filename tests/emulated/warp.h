@@ -8,7 +8,7 @@ namespace chitu::emulated {
 
 void sync_warp(unsigned mask);
 std::uint32_t shuffle(unsigned mask, std::uint32_t value, int source);
-bool any(unsigned mask, bool predicate);
+std::uint32_t ballot(const char* name, unsigned mask, bool predicate);  ///< name: of the instruction
 std::uint32_t reduce_max(unsigned mask, std::uint32_t value);
 
 }  // namespace chitu::emulated
