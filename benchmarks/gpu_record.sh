@@ -7,7 +7,7 @@
 #   tables    `chitu bench`: 4K and 16K, head_dim 64, 128, 256, causal, every kernel that serves
 #   shapes    `chitu bench`: shapes of video and image models, decoding from an 8-bit cache
 #   peers     PyTorch's backends (needs PyTorch with CUDA as python3)
-#   long      `chitu bench --table long`: 10K and 100K tokens; 1M keys for 125K queries, what each of eight GPUs has
+#   long      `chitu bench --table long`: 10K and 100K tokens; 1M, each call once (3 to 9 s)
 # Default: all but sanitize and long. BIN_FOLDER holds chitu and chitu_cuda_tests of the build to record. Exit status: of the tests and checks.
 set -u
 [ $# -ge 3 ] || { sed -n '3p' "$0" | cut -c5- >&2 && exit 2; }
@@ -80,7 +80,7 @@ for stage; do
     peers) rm -f "$out/peers-times.json" && record peers python3 "$root/benchmarks/peers_cuda.py" --json "$out/peers-times.json" ;;
     long)
       LIMIT=500 bench long --table long --seqlen 10K,100K
-      LIMIT=500 bench long-1m --table long --seqlen 1M --seqlen-q 125K
+      LIMIT=500 bench long-1m --table long --seqlen 1M --repeats 1
       ;;
     kernels | tables | shapes) $stage ;;
     *) echo "gpu_record.sh: unknown stage '$stage', want tests, sanitize, kernels, tables, shapes, peers or long" >&2 && exit 2 ;;

@@ -39,7 +39,7 @@ export binary limit logs
       echo "$tool $method --gtest_filter=Methods/Rows.MatchTheirSpecification/$method"
     done
     echo "$tool prepass --gtest_filter=*Prepass*"
-    echo "$tool schemes --gtest_filter=CudaSchemes.Departures:CudaDecode.*:*PackedSequences*:*QuantizedKv*"
+    echo "$tool schemes --gtest_filter=CudaSchemes.Departures:CudaDecode.*:*PackedSequences*:*QuantizedKv*-*QuantizedKv*/exact"
     echo "$tool pieces --gtest_filter=*PiecesInTurn*"
   done
   echo "racecheck pieces --gtest_filter=*PiecesInTurn/chitu_fast:*PiecesInTurn/exact"
