@@ -6,11 +6,12 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 library=$(realpath "$1/src/libchitu.a")
 out=$(mkdir -p "$2" && realpath "$2")
 shift 2
-[ $# -gt 0 ] || set -- sm90_attention_bench sm90_8bit_bench prepass_bench
+[ $# -gt 0 ] || set -- sm90_attention_bench sm90_8bit_bench prepass_bench packed_bench
 cd "$here/../.."
 declare -A sources=(
   [sm90_attention_bench]="$(echo benchmarks/kernels/sm90_{attention_bench,variants}.cu)"
   [sm90_8bit_bench]="$(echo benchmarks/kernels/sm90_{8bit_bench,variants8,schedules8}.cu)"
+  [packed_bench]="benchmarks/kernels/packed_bench.cu"
   [prepass_bench]="$(echo benchmarks/kernels/prepass_bench.cu src/cuda/quantize*.cu src/cuda/{prepass,runtime}.cc)"
 )
 objects=$(mktemp -d)

@@ -256,7 +256,7 @@ void run_sm80_decode(const Call& call, Workspace& ws) {
 std::string quantize_why_not(const core::QuantizeProblem& p) {
   if (p.caps.capability < 80) return "needs compute capability 8.0 or newer";
   // Statistics of K and of V share a launch.
-  if (p.batch * p.num_heads_kv * div_up(p.seqlen_k, kTile) > kMaxBlocks / 2) return "batch x heads x tiles of 128 keys exceeds 2^30";
+  if (p.batch * p.num_heads_kv * div_up(p.seqlen_k, kTile) > kMaxBlocks / 2) return "batch x heads x tiles of 128 keys: wants fewer than 2^30";
   return {};
 }
 

@@ -220,27 +220,22 @@ __device__ __forceinline__ void store_block_scales(const QuantizeRowsParams& p, 
   p.scale[tile * blocks * 4 + i] = core::group_scale(__uint_as_float(group_max[group]), 127.0f).scale;
 }
 
-// Values per channel on their way from memory to the threads of a warp: each lane loads some, early, and all of the warp read them in shared memory. Loaded
-// straight by the thread that uses them, they would be hoisted into registers that are not there.
+// dim values per channel, zeros behind them, for this warp in its part of shared memory. Loaded straight by the thread that uses them, they would be hoisted
+// into registers that are not there.
 template <class T>
-struct ChannelValues {
+__device__ __forceinline__ const float* share_channels(const float* from, int dim, float* part) {
   float own[T::kColumns];
-
-  __device__ __forceinline__ ChannelValues(const float* from, int dim) {
 #pragma unroll
-    for (int i = 0; i < T::kColumns; ++i) {
-      const int d = threadIdx.x % 32 + 32 * i;
-      own[i] = from != nullptr && d < dim ? __ldg(from + d) : 0.0f;
-    }
+  for (int i = 0; i < T::kColumns; ++i) {
+    const int d = threadIdx.x % 32 + 32 * i;
+    own[i] = d < dim ? __ldg(from + d) : 0.0f;
   }
-  __device__ __forceinline__ const float* share(float* part) const {
-    __syncwarp();
+  __syncwarp();
 #pragma unroll
-    for (int i = 0; i < T::kColumns; ++i) part[threadIdx.x % 32 + 32 * i] = own[i];
-    __syncwarp();
-    return part;
-  }
-};
+  for (int i = 0; i < T::kColumns; ++i) part[threadIdx.x % 32 + 32 * i] = own[i];
+  __syncwarp();
+  return part;
+}
 
 // Four values per channel at a time: use(i, values of x[i] .. x[i + 3]).
 template <class T, class Use>
@@ -362,7 +357,7 @@ __device__ __forceinline__ void quantize_rows(const QuantizeRowsParams& p, const
 #pragma unroll
   for (int j = 0; j < T::kValues / 8; ++j) raw[j].unpack(x + 8 * j);
   if (p.sequence_mean != nullptr) {
-    const float* center = ChannelValues<T>(p.sequence_mean + std::int64_t{at.kv_head} * p.head_dim, p.head_dim).share(shared.of_warp[w].values);
+    const float* center = share_channels<T>(p.sequence_mean + std::int64_t{at.kv_head} * p.head_dim, p.head_dim, shared.of_warp[w].values);
     if constexpr (!kIsK) {
       float dot = 0.0f;
       by_channel<T>(center, [&](int i, float c) { dot = __fmaf_rn(x[i], c, dot); });
@@ -472,6 +467,7 @@ __global__ void __launch_bounds__(T::kThreads, T::kStaged ? T::kBlocksPerSm : 1)
 
 template <class T>
 RowsKernel rows_kernel_of() {
+  static_assert(sizeof(RowShared<T>) + T::kDynamicShared <= 99 * 1024, "what a block may have on sm_86");
   return {quantize_rows_kernel<T>, T::kThreads, T::kDynamicShared, T::kBlocksPerSm};
 }
 

@@ -277,7 +277,7 @@ TEST_P(Prepass, MoreTilesThanABlockListsAtOnce) {
   CHITU_NEED_GPU();
   CallSpec s;
   s.batch = cuda::backend().caps({DeviceType::cuda, 0}).sm_count + 3;
-  s.seqlen_q = s.seqlen_k = 2, s.heads_q = s.heads_kv = 32, s.head_dim = s.head_dim_v = 128;  // 64 of them for each SM
+  s.seqlen_q = s.seqlen_k = 2, s.heads_q = s.heads_kv = 64, s.head_dim = s.head_dim_v = 128;  // for each SM 64 of K, then 64 of Q
   for (std::int64_t b = 0; b < s.batch; ++b) s.lens_k.push_back(2 - b % 3);
   TestCall host(s);
   EXPECT_EQ(check(host, host.options(GetParam())), "");

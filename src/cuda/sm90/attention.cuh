@@ -16,6 +16,7 @@ struct Consumer : ConsumerBase<T> {
   float o[T::kHeadDim / 2];
   static constexpr bool kFirstUnmasked = false;  // the first tile of a piece: one code for all
   static constexpr int kPending = T::kOverlap ? 2 : 1;
+  static constexpr int kGroup = 4;            // blocks of eight keys whose scores are made again at once
   uint32_t packed[kPending][T::kScores / 2];  // weights of tile u: packed[u % kPending]
   RowState state;
   Score s[T::kScores];  // of the tile at hand
@@ -50,6 +51,28 @@ struct Consumer : ConsumerBase<T> {
     for (int r = 0; r < 2; ++r) base[r] = this->scale.bias[r] - state.m[r] + T::kOffset;
   }
 
+  // A row that has seen no key is not huge, though its base is infinite.
+  __device__ __forceinline__ bool any_huge(const float (&base)[2]) {
+    const float unseen = -__builtin_huge_valf();
+    return is_huge(fmaxf(state.m[0] == unseen ? 0.f : fabsf(base[0]), state.m[1] == unseen ? 0.f : fabsf(base[1])));
+  }
+
+  // Rows that see their first key in this tile take their m from the scores while these are there: under a causal mask most pieces of work have such rows.
+  template <bool kMasked, int kStage>
+  __device__ __forceinline__ void start_rows(const VisibleColumns (&columns)[2]) {
+    if constexpr (kMasked) {
+      const float unseen = -__builtin_huge_valf();
+      if (!__any_sync(~0u, state.m[0] == unseen || state.m[1] == unseen)) return;
+      float level[2];
+      row_levels<kMasked>(s, level, this->template tile_scale<kStage>(), columns);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const float top = quad_max(level[r]);
+        if (state.m[r] == unseen && top > unseen) state.m[r] = top;
+      }
+    }
+  }
+
   // The first tile: m is its maximum.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void first_softmax(const Work& w, int n) {
@@ -73,11 +96,12 @@ struct Consumer : ConsumerBase<T> {
     this->template visible_columns<kMasked>(w, n, columns);
     const auto& scale = this->template tile_scale<kStage>();
     float sum[4] = {}, base[2];
+    start_rows<kMasked, kStage>(columns);
     weight_base(base);
-    const bool any_huge = is_huge(fmaxf(fabsf(base[0]), fabsf(base[1])));
+    const bool huge = kMasked ? any_huge(base) : is_huge(fmaxf(fabsf(base[0]), fabsf(base[1])));
     make_weights<kMasked, T::kBf16>(s, packed[kStage % kPending], sum, base, scale, columns);
     // one comparison for both rows, without NaN: which of them it is shows in the branch
-    state.rescale = __any_sync(~0u, fmaxf(sum[0] + sum[1], sum[2] + sum[3]) > kWeightLimit<T::kBf16> || any_huge);
+    state.rescale = __any_sync(~0u, fmaxf(sum[0] + sum[1], sum[2] + sum[3]) > kWeightLimit<T::kBf16> || huge);
     if (state.rescale) {
       settle<kMasked, kStage>(sum, columns);
       if constexpr (!T::kOverlap) rescale();  // O is complete: its product was waited for
@@ -86,30 +110,35 @@ struct Consumer : ConsumerBase<T> {
     state.l[1] += sum[2] + sum[3];
   }
 
-  // Scores of 8 keys for this warp, from shared memory. The registers of S are gone by the time they are needed again, and a warp cannot
-  // use wgmma alone.
+  // Scores of 32 keys for this warp, from shared memory. The registers of S are gone by the time they are needed again, and a warp cannot use wgmma alone.
   template <int kStage>
-  __device__ __forceinline__ void recompute_scores(int block, Score (&s)[4]) {
+  __device__ __forceinline__ void recompute_scores(int group, Score (&s)[kGroup][4]) {
     constexpr uint32_t kMask = T::kQkChunk / 16 - 1;
     uint32_t base = ptx::smem_u32(smem);
-    int q_row = warpgroup * 64 + warp * 16 + lane % 16, k_row = block * 8 + lane % 8;
+    int q_row = warpgroup * 64 + warp * 16 + lane % 16, k_row = group * kGroup * 8 + lane / 16 * 8 + lane % 8;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) s[i] = 0;
+    for (int i = 0; i < kGroup * 4; ++i) s[i / 4][i % 4] = 0;
 #pragma unroll 1
     for (int i = 0; i < T::kHeadDim * T::kQkBytes / 32; ++i) {
       constexpr int kSteps = T::kQkChunk / 32;
       uint32_t q = q_row * T::kQkChunk + i % kSteps * 32 + lane / 16 * 16, k = k_row * T::kQkChunk + i % kSteps * 32 + lane / 8 % 2 * 16;
       q ^= (q >> 7 & kMask) << 4;
       k ^= (k >> 7 & kMask) << 4;
-      uint32_t a[4], b0, b1;
+      uint32_t a[4], b[2][4];
       ptx::ldmatrix_x4(a, base + T::kQOffset + i / kSteps * (T::kTileM * T::kQkChunk) + q);
-      ptx::ldmatrix_x2(b0, b1, base + T::kKOffset + kStage * T::kKBytes + i / kSteps * (T::kTileN * T::kQkChunk) + k);
-      if constexpr (T::kInt8Qk) {
-        ptx::mma_m16n8k32_s8(s, a, b0, b1);
-      } else if constexpr (T::kBf16) {
-        ptx::mma_m16n8k16_bf16(s, a, b0, b1);
-      } else {
-        ptx::mma_m16n8k16_f16(s, a, b0, b1);
+#pragma unroll
+      for (int j = 0; j < kGroup / 2; ++j)  // 16 keys: a multiple of 8 rows, which the swizzle does not see
+        ptx::ldmatrix_x4(b[j], base + T::kKOffset + kStage * T::kKBytes + i / kSteps * (T::kTileN * T::kQkChunk) + k + j * 16 * T::kQkChunk);
+#pragma unroll
+      for (int j = 0; j < kGroup; ++j) {
+        const uint32_t b0 = b[j / 2][j % 2 * 2], b1 = b[j / 2][j % 2 * 2 + 1];
+        if constexpr (T::kInt8Qk) {
+          ptx::mma_m16n8k32_s8(s[j], a, b0, b1);
+        } else if constexpr (T::kBf16) {
+          ptx::mma_m16n8k16_bf16(s[j], a, b0, b1);
+        } else {
+          ptx::mma_m16n8k16_f16(s[j], a, b0, b1);
+        }
       }
     }
   }
@@ -117,7 +146,7 @@ struct Consumer : ConsumerBase<T> {
   // Rare: some row is huge.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void settle_huge(const float (&base)[2], float (&sum)[4], const VisibleColumns (&columns)[2]) {
-    if (!__any_sync(~0u, is_huge(base[0]) || is_huge(base[1]))) return;
+    if (!__any_sync(~0u, kMasked ? any_huge(base) : is_huge(base[0]) || is_huge(base[1]))) return;
     float top[2], level[2];
     find_tops<kMasked, kStage>(top, level, columns);
     rebuild<kMasked, kStage>(top, level, sum, columns);
@@ -137,17 +166,18 @@ struct Consumer : ConsumerBase<T> {
   // The tile's largest logit of each row, without and with its bias.
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void find_tops(float (&top)[2], float (&level)[2], const VisibleColumns (&columns)[2]) {
-    Score s[4];
+    Score s[kGroup][4];
     const auto& scale = this->template tile_scale<kStage>();
     top[0] = top[1] = kLowest<float>;
 #pragma unroll 1
-    for (int block = 0; block < T::kTileN / 8; ++block) {
-      recompute_scores<kStage>(block, s);
+    for (int group = 0; group < T::kTileN / 8 / kGroup; ++group) {
+      recompute_scores<kStage>(group, s);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < kGroup * 4; ++i) {
+        const int r = i / 2 % 2, column = (group * kGroup + i / 4) * 8;
         float c[2];
-        scale.factors(i / 2, block * 8, c);
-        if (!kMasked || visible(columns[i / 2], block * 8 + i % 2)) top[i / 2] = fmaxf(top[i / 2], rounded_logit(s[i], c[i % 2]));
+        scale.factors(r, column, c);
+        if (!kMasked || visible(columns[r], column + i % 2)) top[r] = fmaxf(top[r], rounded_logit(s[i / 4][i % 4], c[i % 2]));
       }
     }
 #pragma unroll
@@ -161,7 +191,7 @@ struct Consumer : ConsumerBase<T> {
   template <bool kMasked, int kStage>
   __device__ __forceinline__ void rebuild(const float (&top)[2], const float (&level)[2], float (&sum)[4], const VisibleColumns (&columns)[2]) {
     float base[2];
-    Score s[4];
+    Score s[kGroup][4];
     const auto& scale = this->template tile_scale<kStage>();
     weight_base(base);
     // of a huge row not by way of the bias, whose rounding would put it octaves away from the tile's largest key
@@ -171,9 +201,11 @@ struct Consumer : ConsumerBase<T> {
 #pragma unroll
     for (int i = 0; i < 4; ++i) sum[i] = 0.f;
 #pragma unroll
-    for (int block = 0; block < T::kTileN / 8; ++block) {
-      recompute_scores<kStage>(block, s);
-      make_weights<kMasked, T::kBf16, true>(s, reinterpret_cast<uint32_t(&)[2]>(packed[kStage % kPending][block * 2]), sum, base, scale, columns, block);
+    for (int group = 0; group < T::kTileN / 8 / kGroup; ++group) {
+      recompute_scores<kStage>(group, s);
+      make_weights<kMasked, T::kBf16, true>(reinterpret_cast<const Score(&)[kGroup * 4]>(s),
+                                            reinterpret_cast<uint32_t(&)[kGroup * 2]>(packed[kStage % kPending][group * kGroup * 2]), sum, base, scale, columns,
+                                            group * kGroup);
     }
   }
 
