@@ -1,6 +1,7 @@
 // Packed sequences (cu_seqlens), end to end through the public interface: every method with a kernel of its own, by the library's choice of row.
 //   packed_bench         median of 21 runs; ONLY=name of a method. HEAD_DIM: default 128, 2048 / HEAD_DIM heads
-// TFLOPS count 4 L^2 head_dim of each head and sequence, half of it under a causal mask. It checks nothing (tests/cuda does). Built by benchmarks/kernels/build.sh.
+// TFLOPS count 4 L^2 head_dim of each head and sequence, half of it under a causal mask. It checks nothing (tests/cuda does). Built by
+// benchmarks/kernels/build.sh.
 #include <chitu/chitu.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime_api.h>
