@@ -29,7 +29,8 @@ constexpr int kRuns = 21;
 __global__ void fill(__half* x, std::int64_t n, std::uint32_t seed) {
   for (std::int64_t i = blockIdx.x * std::int64_t{blockDim.x} + threadIdx.x; i < n; i += std::int64_t{gridDim.x} * blockDim.x) {
     float sum = -2.0f;
-    std::uint32_t r = static_cast<std::uint32_t>(i) * 2654435761u + seed;
+    std::uint32_t r = (static_cast<std::uint32_t>(i) ^ seed * 0x9e3779b9u) * 0x85ebca6bu;  // three tensors that do not resemble one another
+    r = (r ^ r >> 15) * 0xc2b2ae35u;
     for (int k = 0; k < 4; ++k) r = r * 1664525u + 1013904223u, sum += static_cast<float>(r >> 8) * 5.9604645e-8f;  // nearly normal
     x[i] = __float2half_rn(sum);
   }
@@ -95,6 +96,7 @@ void time_lengths(const Lengths& lengths, std::int64_t head_dim, bool causal, co
   fill<<<1024, 256>>>(q.data, elements, 1u);
   fill<<<1024, 256>>>(k.data, elements, 2u);
   fill<<<1024, 256>>>(v.data, elements, 3u);
+  CHECK(cudaGetLastError());
   CHECK(cudaMemcpy(cu.data, ends.data(), ends.size() * sizeof(std::int32_t), cudaMemcpyHostToDevice));
   const Device gpu{DeviceType::cuda, 0};
   const auto view = [&](const void* data) { return contiguous_view<const void*, 4>(data, DType::f16, {1, total, heads, head_dim}, gpu); };
@@ -121,7 +123,12 @@ void time_lengths(const Lengths& lengths, std::int64_t head_dim, bool causal, co
 
 int main() {
   const char *only = std::getenv("ONLY"), *dim = std::getenv("HEAD_DIM");
+  const std::int64_t head_dim = dim != nullptr ? std::atoll(dim) : 128;
+  if (head_dim < 1 || head_dim > 256) {
+    std::fprintf(stderr, "packed_bench: HEAD_DIM: want a number from 1 to 256, got '%s'\n", dim);
+    return 2;
+  }
   for (const bool causal : {false, true})
-    for (const Lengths& lengths : shapes()) time_lengths(lengths, dim != nullptr ? std::atoll(dim) : 128, causal, only);
+    for (const Lengths& lengths : shapes()) time_lengths(lengths, head_dim, causal, only);
   return 0;
 }
