@@ -13,14 +13,7 @@
 #include <string>
 #include <vector>
 
-#define CHECK(x)                                                                     \
-  do {                                                                               \
-    cudaError_t e_ = (x);                                                            \
-    if (e_ != cudaSuccess) {                                                         \
-      std::printf("%s:%d %s: %s\n", __FILE__, __LINE__, #x, cudaGetErrorString(e_)); \
-      std::exit(2);                                                                  \
-    }                                                                                \
-  } while (0)
+#include "cuda/runtime.h"
 
 namespace {
 
@@ -39,7 +32,7 @@ __global__ void fill(__half* x, std::int64_t n, std::uint32_t seed) {
 template <class T>
 struct Memory {
   T* data = nullptr;
-  explicit Memory(std::size_t n) { CHECK(cudaMalloc(&data, n * sizeof(T) + 256)); }
+  explicit Memory(std::size_t n) { CHITU_CUDA(cudaMalloc(&data, n * sizeof(T) + 256)); }
   ~Memory() { cudaFree(data); }
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
@@ -63,20 +56,20 @@ std::vector<Lengths> shapes() {
 
 float median_ms(const chitu::Plan& plan, const chitu::AttentionArgs& args, void* workspace) {
   cudaEvent_t begin, end;
-  CHECK(cudaEventCreate(&begin));
-  CHECK(cudaEventCreate(&end));
+  CHITU_CUDA(cudaEventCreate(&begin));
+  CHITU_CUDA(cudaEventCreate(&end));
   std::vector<float> ms;
   for (int i = -2; i < kRuns; ++i) {
     float t = 0;
-    CHECK(cudaEventRecord(begin));
+    CHITU_CUDA(cudaEventRecord(begin));
     chitu::run(plan, args, workspace);
-    CHECK(cudaEventRecord(end));
-    CHECK(cudaEventSynchronize(end));
-    CHECK(cudaEventElapsedTime(&t, begin, end));
+    CHITU_CUDA(cudaEventRecord(end));
+    CHITU_CUDA(cudaEventSynchronize(end));
+    CHITU_CUDA(cudaEventElapsedTime(&t, begin, end));
     if (i >= 0) ms.push_back(t);
   }
-  CHECK(cudaEventDestroy(begin));
-  CHECK(cudaEventDestroy(end));
+  CHITU_CUDA(cudaEventDestroy(begin));
+  CHITU_CUDA(cudaEventDestroy(end));
   std::nth_element(ms.begin(), ms.begin() + kRuns / 2, ms.end());
   return ms[kRuns / 2];
 }
@@ -96,8 +89,8 @@ void time_lengths(const Lengths& lengths, std::int64_t head_dim, bool causal, co
   fill<<<1024, 256>>>(q.data, elements, 1u);
   fill<<<1024, 256>>>(k.data, elements, 2u);
   fill<<<1024, 256>>>(v.data, elements, 3u);
-  CHECK(cudaGetLastError());
-  CHECK(cudaMemcpy(cu.data, ends.data(), ends.size() * sizeof(std::int32_t), cudaMemcpyHostToDevice));
+  CHITU_CUDA(cudaGetLastError());
+  CHITU_CUDA(cudaMemcpy(cu.data, ends.data(), ends.size() * sizeof(std::int32_t), cudaMemcpyHostToDevice));
   const Device gpu{DeviceType::cuda, 0};
   const auto view = [&](const void* data) { return contiguous_view<const void*, 4>(data, DType::f16, {1, total, heads, head_dim}, gpu); };
   AttentionArgs a;

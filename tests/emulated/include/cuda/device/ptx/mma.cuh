@@ -8,12 +8,6 @@
 namespace chitu::cuda::ptx {
 
 inline void ldmatrix_x4(std::uint32_t (&r)[4], std::uint32_t address) { emulated::ldmatrix(r, 4, false, address); }
-inline void ldmatrix_x2(std::uint32_t& r0, std::uint32_t& r1, std::uint32_t address) {
-  std::uint32_t r[2];
-  emulated::ldmatrix(r, 2, false, address);
-  r0 = r[0];
-  r1 = r[1];
-}
 
 inline void mma_m16n8k32_s8(std::int32_t (&d)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
   emulated::mma_int8(emulated::Type::s8, d, a, b0, b1);
