@@ -45,6 +45,8 @@ void accumulate_fp8(const ProductTerms& t, float* acc) {
   constexpr std::uint32_t kExponent = 0x7f800000u;
   std::vector<std::uint32_t> top(static_cast<std::size_t>(t.dim));
   std::vector<float> grid(top.size()), sum(top.size());
+  auto finite = [&](std::size_t d) { return top[d] < kExponent; };  // NaN or Inf among the products is handed on, and is no int
+  auto cut = [&](float x, std::size_t d) { return finite(d) ? static_cast<float>(static_cast<std::int32_t>(x * grid[d])) : 0.0f; };
   for (std::int64_t i = 0; i < t.count;) {
     const std::int64_t end = step_end(t, i, 32);
     for (std::size_t d = 0; d < top.size(); ++d) top[d] = core::f32_bits(acc[d]) & 0x7fffffffu;
@@ -56,16 +58,13 @@ void accumulate_fp8(const ProductTerms& t, float* acc) {
     for (std::size_t d = 0; d < top.size(); ++d) {
       const std::uint32_t e = std::min(std::max(top[d] & kExponent, 14u << 23), 240u << 23);
       grid[d] = core::bits_f32((254u << 23) - e + (13u << 23));  // 1 / grid
-      sum[d] = static_cast<float>(static_cast<std::int32_t>(acc[d] * grid[d]));
+      sum[d] = cut(acc[d], d);
     }
     for (std::int64_t n = i; n < end; ++n) {
       const float *v = t.v + t.index[n] * t.dim, p = t.code[n];
-      for (std::size_t d = 0; d < top.size(); ++d) sum[d] += static_cast<float>(static_cast<std::int32_t>(p * v[d] * grid[d]));
+      for (std::size_t d = 0; d < top.size(); ++d) sum[d] += cut(p * v[d], d);
     }
-    for (std::size_t d = 0; d < top.size(); ++d) {
-      const bool finite = top[d] < kExponent;  // NaN or Inf among the products: hand it on
-      acc[d] = finite ? sum[d] / grid[d] : core::bits_f32(0x7fc00000u);
-    }
+    for (std::size_t d = 0; d < top.size(); ++d) acc[d] = finite(d) ? sum[d] / grid[d] : core::bits_f32(0x7fc00000u);
     i = end;
   }
 }
