@@ -63,7 +63,7 @@ TEST(Fill, EverySetIsFiniteNamedOnceAndReproducible) {
     EXPECT_TRUE(names.insert(set.name).second);
     EXPECT_EQ(find_input_set(set.name), &set);
     const Shape shape{2, 37, 259, 4, 2, 24, 40};
-    const Inputs a = make_inputs(set, shape, 9), b = make_inputs(set, shape, 9), c = make_inputs(set, shape, 10);
+    const Inputs a = make_inputs(set, shape, 9), b = make_inputs(set, shape, 9, DType::f16, 0, 3), c = make_inputs(set, shape, 10);
     EXPECT_EQ(a.q, b.q);
     EXPECT_EQ(a.k, b.k);
     EXPECT_EQ(a.v, b.v);

@@ -6,7 +6,6 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "eval/fill.h"
 #include "eval/random.h"
 
 namespace chitu::cli {
@@ -19,6 +18,22 @@ std::vector<unsigned char> normal_tensor(int64_t elements, uint64_t seed, uint32
   std::vector<float> values(static_cast<size_t>(elements));
   eval::fill_normal(values.data(), elements, seed, stream, num_threads());
   return eval::encode(values, dtype);
+}
+
+/// q, k and v of one length. N(0,1) alone can be made without a copy in double, by threads that share a head.
+void make_inputs(const BenchSettings& s, int64_t seqlen_q, int64_t seqlen, std::vector<unsigned char>& q, std::vector<unsigned char>& k,
+                 std::vector<unsigned char>& v) {
+  if (s.inputs->family == eval::Family::gaussian) {
+    q = normal_tensor(s.batch * seqlen_q * s.heads.q * s.head_dim, s.seed, 0, s.dtype);
+    k = normal_tensor(s.batch * seqlen * s.heads.kv * s.head_dim, s.seed, 1, s.dtype);
+    v = normal_tensor(s.batch * seqlen * s.heads.kv * s.head_dim, s.seed, 2, s.dtype);
+    return;
+  }
+  const eval::Shape shape{s.batch, seqlen_q, seqlen, s.heads.q, s.heads.kv, s.head_dim, s.head_dim};
+  const eval::Inputs in = eval::make_inputs(*s.inputs, shape, s.seed, s.dtype, s.scale.value_or(0.0f), num_threads());
+  q = eval::encode(in.q, s.dtype);
+  k = eval::encode(in.k, s.dtype);
+  v = eval::encode(in.v, s.dtype);
 }
 
 /// The library's checks of shapes and mask, before minutes go into the reference and before sums of huge window sizes overflow.
@@ -73,9 +88,7 @@ void Bench::run_length(int64_t seqlen) {
   const int64_t seqlen_q = s.seqlen_q.value_or(seqlen);
   step(fmt::format("N = {}: inputs", seqlen), 0);
   Case shared;
-  shared.q = normal_tensor(s.batch * seqlen_q * s.heads.q * s.head_dim, s.seed, 0, s.dtype);
-  shared.k = normal_tensor(s.batch * seqlen * s.heads.kv * s.head_dim, s.seed, 1, s.dtype);
-  shared.v = normal_tensor(s.batch * seqlen * s.heads.kv * s.head_dim, s.seed, 2, s.dtype);
+  make_inputs(s, seqlen_q, seqlen, shared.q, shared.k, shared.v);
   shared.host.q = contiguous_view<const void*, 4>(shared.q.data(), s.dtype, {s.batch, seqlen_q, s.heads.q, s.head_dim});
   shared.host.k = contiguous_view<const void*, 4>(shared.k.data(), s.dtype, {s.batch, seqlen, s.heads.kv, s.head_dim});
   shared.host.v = contiguous_view<const void*, 4>(shared.v.data(), s.dtype, {s.batch, seqlen, s.heads.kv, s.head_dim});
@@ -259,6 +272,7 @@ nlohmann::ordered_json row_json(const BenchSettings& s, const BenchRow& row) {
   json["head_dim"] = s.head_dim;
   json["causal"] = s.causal;
   json["dtype"] = dtype_text(s.dtype);
+  json["inputs"] = s.inputs->name;
   json["quantized_kv"] = s.quantized_kv;
   json["latency_ms"] = time(row.latency, 0.5);
   json["latency_min_ms"] = time(row.latency, 0);

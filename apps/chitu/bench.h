@@ -12,6 +12,7 @@
 
 #include "call.h"
 #include "common.h"
+#include "eval/fill.h"
 #include "evaluate.h"
 #include "measure.h"
 #include "peak.h"
@@ -33,6 +34,7 @@ struct BenchSettings {
   bool all_kernels = false;  ///< a row of the table for every kernel that serves a method
   int repeats = 0;
   int64_t reference_rows = 0;  ///< 0: chosen by cost
+  const eval::InputSet* inputs = eval::find_input_set("1");
   uint64_t seed = 1;
   bool quantized_kv = false, peak_memory = false;
   bool skip_specifications = false;  ///< leave out methods that have only their specification on this device

@@ -24,7 +24,7 @@ namespace {
 
 struct Options {
   CallOptions call;
-  std::string table = "long", methods = "all", seqlen, seqlen_q, heads = "8", head_dim = "64", batch = "1", dtype = "fp16", kernel, json, csv;
+  std::string table = "long", methods = "all", seqlen, seqlen_q, heads = "8", head_dim = "64", batch = "1", dtype = "fp16", inputs = "1", kernel, json, csv;
   int64_t repeats = 0, reference_rows = 0, seed = 1;
   bool quantized_kv = false, peak_memory = false, markdown = false, quiet = false;
 };
@@ -34,6 +34,13 @@ void (*before_bench)(int) = SIG_DFL;
 void on_interrupt(int) {
   interrupted = true;
   std::signal(SIGINT, before_bench);  // a second Ctrl-C ends the program at once
+}
+
+const eval::InputSet* parse_input_set(const std::string& option, const std::string& text) {
+  if (const eval::InputSet* set = eval::find_input_set(text)) return set;
+  std::vector<std::string> names;
+  for (const eval::InputSet& set : eval::input_sets()) names.emplace_back(set.name);
+  throw UsageError(fmt::format("{}: want one of {}; got '{}'", option, fmt::join(names, ", "), printable(text)));
 }
 
 BenchSettings settings_of(const Options& options) {
@@ -51,6 +58,7 @@ BenchSettings settings_of(const Options& options) {
   if (s.head_dim > kMaxHeadDim) throw UsageError(fmt::format("--head-dim: want a number from 1 to {}, got {}", kMaxHeadDim, s.head_dim));
   s.batch = parse_size("--batch", options.batch);
   s.dtype = parse_dtype("--dtype", options.dtype);
+  s.inputs = parse_input_set("--inputs", options.inputs);
   s.causal = options.call.causal;
   s.mask = options.call.mask();
   s.scale = options.call.scale();
@@ -110,12 +118,13 @@ Table result_table(const BenchSettings& s, const std::vector<BenchRow>& rows) {
 std::string caption(const BenchSettings& s, const std::vector<BenchRow>& rows, const nlohmann::ordered_json& machine) {
   const std::string device = s.device.type == DeviceType::cpu ? fmt::format("{}, {} threads, {}", machine["cpu"].get<std::string>(), num_threads(), cpu_isa())
                                                               : machine["gpus"][static_cast<size_t>(s.device.index)]["name"].get<std::string>();
-  std::string text = fmt::format("{}\nB={} H={}{} D={} N={}{}, {}, {}, q, k, v ~ N(0,1)", device, s.batch, s.heads.q,
-                                 s.heads.kv == s.heads.q ? "" : fmt::format("/{}", s.heads.kv), s.head_dim, fmt::format("{}", fmt::join(s.seqlens, ", ")),
-                                 s.seqlen_q ? fmt::format(" (queries: {})", *s.seqlen_q) : "", dtype_text(s.dtype),
-                                 s.causal                      ? "causal"
-                                 : s.mask.left || s.mask.right ? "window"
-                                                               : "non-causal");
+  std::string text =
+      fmt::format("{}\nB={} H={}{} D={} N={}{}, {}, {}, inputs {}", device, s.batch, s.heads.q, s.heads.kv == s.heads.q ? "" : fmt::format("/{}", s.heads.kv),
+                  s.head_dim, fmt::format("{}", fmt::join(s.seqlens, ", ")), s.seqlen_q ? fmt::format(" (queries: {})", *s.seqlen_q) : "", dtype_text(s.dtype),
+                  s.causal                      ? "causal"
+                  : s.mask.left || s.mask.right ? "window"
+                                                : "non-causal",
+                  s.inputs->title);
   int64_t least = INT64_MAX, most = 0;
   for (const BenchRow& row : rows) {
     if (!row.accuracy) continue;
@@ -260,6 +269,7 @@ Command bench_command() {
     arguments.value("--head-dim", o->head_dim, "Head dimension", "D");
     arguments.value("--batch", o->batch, "Sequences", "B");
     arguments.value("--dtype", o->dtype, "fp16, bf16 or fp32");
+    arguments.value("--inputs", o->inputs, "Kind of random inputs, as docs/accuracy-study.md numbers them: 1 is N(0,1), 7 and 8 have attention sinks", "SET");
     arguments.value("--kernel", o->kernel, "Force one kernel by name (chitu info lists them); all: a line for each that serves the method");
     arguments.value("--repeats", o->repeats, "Timed calls per row (default: 3 to 20, about 2 s)");
     arguments.value("--reference-rows", o->reference_rows, "Output rows compared with fp64 (default: by cost)");

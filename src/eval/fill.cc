@@ -6,6 +6,7 @@
 
 #include "core/codec.h"
 #include "eval/random.h"
+#include "eval/threads.h"
 
 namespace chitu::eval {
 namespace {
@@ -304,36 +305,34 @@ const InputSet* find_input_set(std::string_view name) {
   return nullptr;
 }
 
-Inputs make_inputs(const InputSet& set, const Shape& s, std::uint64_t seed, DType dtype, double softmax_scale) {
+Inputs make_inputs(const InputSet& set, const Shape& s, std::uint64_t seed, DType dtype, double softmax_scale, int threads) {
   Inputs in;
   in.shape = s;
   const std::int64_t group = s.num_heads_q / s.num_heads_kv;
   in.q.resize(static_cast<std::size_t>(s.batch * s.seqlen_q * s.num_heads_q * s.head_dim));
   in.k.resize(static_cast<std::size_t>(s.batch * s.seqlen_k * s.num_heads_kv * s.head_dim));
   in.v.resize(static_cast<std::size_t>(s.batch * s.seqlen_k * s.num_heads_kv * s.head_dim_v));
-  for (std::int64_t b = 0; b < s.batch; ++b)
-    for (std::int64_t kv = 0; kv < s.num_heads_kv; ++kv) {
-      const std::uint32_t base = static_cast<std::uint32_t>(b * s.num_heads_kv + kv) * kStreams;
-      Head h{s.seqlen_q, s.seqlen_k, s.head_dim, s.head_dim_v, group, seed, base, softmax_scale, {}, {}, {}};
-      if (h.scale == 0) h.scale = 1 / std::sqrt(static_cast<double>(s.head_dim));
-      h.q.resize(static_cast<std::size_t>(group * s.seqlen_q * s.head_dim));
-      h.k.resize(static_cast<std::size_t>(s.seqlen_k * s.head_dim));
-      h.v.resize(static_cast<std::size_t>(s.seqlen_k * s.head_dim_v));
-      normal(h.q, h.random(kQ));
-      normal(h.k, h.random(kK));
-      normal(h.v, h.random(kV));
-      apply_family(h, set);
-      auto place = [dtype](const std::vector<double>& from, std::vector<float>& to, std::int64_t heads, std::int64_t rows, std::int64_t dim, std::int64_t batch,
-                           std::int64_t head, std::int64_t first) {
-        for (std::int64_t i = 0; i < rows; ++i)
-          for (std::int64_t d = 0; d < dim; ++d)
-            to[static_cast<std::size_t>(((batch * rows + i) * heads + head) * dim + d)] =
-                round_to(from[static_cast<std::size_t>((first + i) * dim + d)], dtype);
-      };
-      for (std::int64_t g = 0; g < group; ++g) place(h.q, in.q, s.num_heads_q, s.seqlen_q, s.head_dim, b, kv * group + g, g * s.seqlen_q);
-      place(h.k, in.k, s.num_heads_kv, s.seqlen_k, s.head_dim, b, kv, 0);
-      place(h.v, in.v, s.num_heads_kv, s.seqlen_k, s.head_dim_v, b, kv, 0);
-    }
+  parallel_for(s.batch * s.num_heads_kv, threads, [&](std::int64_t i) {
+    const std::int64_t b = i / s.num_heads_kv, kv = i % s.num_heads_kv;
+    Head h{s.seqlen_q, s.seqlen_k, s.head_dim, s.head_dim_v, group, seed, static_cast<std::uint32_t>(i) * kStreams, softmax_scale, {}, {}, {}};
+    if (h.scale == 0) h.scale = 1 / std::sqrt(static_cast<double>(s.head_dim));
+    h.q.resize(static_cast<std::size_t>(group * s.seqlen_q * s.head_dim));
+    h.k.resize(static_cast<std::size_t>(s.seqlen_k * s.head_dim));
+    h.v.resize(static_cast<std::size_t>(s.seqlen_k * s.head_dim_v));
+    normal(h.q, h.random(kQ));
+    normal(h.k, h.random(kK));
+    normal(h.v, h.random(kV));
+    apply_family(h, set);
+    auto place = [&](const std::vector<double>& from, std::vector<float>& to, std::int64_t heads, std::int64_t rows, std::int64_t dim, std::int64_t head,
+                     std::int64_t first) {
+      for (std::int64_t row = 0; row < rows; ++row)
+        for (std::int64_t d = 0; d < dim; ++d)
+          to[static_cast<std::size_t>(((b * rows + row) * heads + head) * dim + d)] = round_to(from[static_cast<std::size_t>((first + row) * dim + d)], dtype);
+    };
+    for (std::int64_t g = 0; g < group; ++g) place(h.q, in.q, s.num_heads_q, s.seqlen_q, s.head_dim, kv * group + g, g * s.seqlen_q);
+    place(h.k, in.k, s.num_heads_kv, s.seqlen_k, s.head_dim, kv, 0);
+    place(h.v, in.v, s.num_heads_kv, s.seqlen_k, s.head_dim_v, kv, 0);
+  });
   return in;
 }
 

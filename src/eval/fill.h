@@ -61,7 +61,8 @@ std::span<const InputSet> input_sets();
 const InputSet* find_input_set(std::string_view name);
 
 /// Fills the whole problem. Values are rounded to round_to; softmax_scale enters the sets that are defined by a gap in nats (0 = 1/sqrt(head_dim)).
-Inputs make_inputs(const InputSet& set, const Shape& shape, std::uint64_t seed, DType round_to = DType::f16, double softmax_scale = 0);
+/// The values do not depend on the number of threads, which share the KV heads (0 = one per core).
+Inputs make_inputs(const InputSet& set, const Shape& shape, std::uint64_t seed, DType round_to = DType::f16, double softmax_scale = 0, int threads = 1);
 
 /// The values in `dtype` (f32, f16 or bf16), packed: what a TensorView points at.
 std::vector<unsigned char> encode(std::span<const float> values, DType dtype);

@@ -135,6 +135,25 @@ class Bench(Case):
         result = chitu("bench", "--seqlen", "64", "--method", "exact", "--repeats", "1", "--device", "cpu", "--quiet", "--json", "-")
         self.assertEqual(len(json.loads(result.stdout)["results"]), 1)
 
+    def test_kinds_of_inputs(self):
+        common = ("--table", "sweep", "--seqlen", "300", "--heads", "4/2", "--batch", "2", "--method", "exact,chitu", "--repeats", "1", "--device", "cpu", "--quiet")
+        errors = []
+        for inputs in ("1", "8", "13", "16-gap6-mean1"):
+            with self.subTest(inputs):
+                result = chitu("bench", *common, "--inputs", inputs, "--json", self.path("b.json"))
+                self.expect(result, 0)
+                rows = json.loads(self.path("b.json").read_text())["results"]
+                self.assertEqual([row["inputs"] for row in rows], [inputs] * 2)
+                self.assertLess(rows[0]["nrmse"], 0.005)
+                self.assertLess(rows[1]["nrmse"], 0.1)
+                self.assertIn("sinks" if inputs == "8" else "N(0,1)" if inputs == "1" else "", result.stdout)
+                errors.append(rows[1]["nrmse"])
+        self.assertEqual(len(set(errors)), 4)
+        result = chitu("bench", *common, "--inputs", "99")
+        self.expect(result, 2)
+        for word in ("--inputs", "16-gap6-mean1", "99"):
+            self.assertIn(word, result.stderr)
+
     def test_every_kernel_of_a_method(self):
         common = ("--seqlen", "64", "--heads", "1", "--repeats", "1", "--device", "cpu", "--quiet", "--json", "-")
         rows = json.loads(chitu("bench", "--kernel", "all", "--method", "exact,chitu_int8,sage2", *common).stdout)["results"]
