@@ -65,14 +65,14 @@ def load(paths):
             report = json.loads(pathlib.Path(path).read_text())
             results, machine = report["results"], report["machine"]
             for row in results:
-                rows[row["method"], row["seqlen_k"], row["device"]] = row
+                rows[row["method"], row["seqlen_k"], row["device"], row.get("inputs", "1")] = row
         except (OSError, ValueError, KeyError, TypeError) as error:
             sys.exit(f"plot.py: {path}: not results of chitu bench: {error!r}")
-    settings = {(r["device"], r["head_dim"], r["num_heads_q"], r["num_heads_kv"], r["batch"], r["causal"], r["dtype"]) for r in rows.values()}
+    settings = {(r["device"], r["head_dim"], r["num_heads_q"], r["num_heads_kv"], r["batch"], r["causal"], r["dtype"], r.get("inputs", "1")) for r in rows.values()}
     if not rows:
         sys.exit("plot.py: the files hold no results")
     if len(settings) > 1:
-        sys.exit(f"plot.py: want results of one setting (device, head_dim, heads, batch, causal, dtype), got {sorted(settings)}")
+        sys.exit(f"plot.py: want results of one setting (device, head_dim, heads, batch, causal, dtype, inputs), got {sorted(settings)}")
     methods = collections.OrderedDict()
     for method in list(STYLE) + sorted({r["method"] for r in rows.values()} - set(STYLE)):
         found = sorted((r for r in rows.values() if r["method"] == method), key=lambda r: r["seqlen_k"])
@@ -84,6 +84,11 @@ def load(paths):
 def style(method):
     color, marker = STYLE.get(method, ("#000000", "x"))
     return {"color": color, "marker": marker}
+
+
+def inputs_text(row):
+    inputs = row.get("inputs", "1")  # results made before there was a choice do not say
+    return "q, k, v ~ N(0,1)" if inputs == "1" else f"inputs {inputs} of the accuracy study"
 
 
 def setting_text(row):
@@ -166,7 +171,7 @@ def draw_accuracy(methods, machine, title, path):
     figure, axes = plt.subplots(figsize=(7.6, 3.6 if single_length(some) else 4.2))
     rows = {r["reference_rows"] for rows in some.values() for r in rows}
     judged = f"{min(rows)}" if len(rows) == 1 else f"{min(rows)} to {max(rows)}"
-    subtitle = f"q, k, v ~ N(0,1), {setting_text(row)}; against fp64 on {judged} rows"
+    subtitle = f"{inputs_text(row)}, {setting_text(row)}; against fp64 on {judged} rows"
     if single_length(some):
         bars(axes, [(m, percent(r[0])) for m, r in some.items()], lambda x: f"{x:.2f} %")
         axes.set_xlabel("relative L2 error of the output, %")

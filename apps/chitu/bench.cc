@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -30,10 +31,18 @@ void make_inputs(const BenchSettings& s, int64_t seqlen_q, int64_t seqlen, std::
     return;
   }
   const eval::Shape shape{s.batch, seqlen_q, seqlen, s.heads.q, s.heads.kv, s.head_dim, s.head_dim};
-  const eval::Inputs in = eval::make_inputs(*s.inputs, shape, s.seed, s.dtype, s.scale.value_or(0.0f), num_threads());
-  q = eval::encode(in.q, s.dtype);
-  k = eval::encode(in.k, s.dtype);
-  v = eval::encode(in.v, s.dtype);
+  constexpr int kMostHeads = 8;  // made at once: each is held in double
+  eval::Inputs in = eval::make_inputs(*s.inputs, shape, s.seed, s.dtype, s.scale.value_or(0.0f), std::min(num_threads(), kMostHeads));
+  const auto take = [&](std::vector<float>& values) {
+    if (!std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); })) {
+      throw UsageError(fmt::format("--inputs {}: its values leave the range of {} at this --softmax-scale", s.inputs->name, dtype_text(s.dtype)));
+    }
+    const std::vector<float> given = std::move(values);
+    return eval::encode(given, s.dtype);
+  };
+  q = take(in.q);
+  k = take(in.k);
+  v = take(in.v);
 }
 
 /// The library's checks of shapes and mask, before minutes go into the reference and before sums of huge window sizes overflow.

@@ -73,7 +73,7 @@ BenchSettings settings_of(const Options& options) {
   s.quantized_kv = options.quantized_kv;
   s.peak_memory = options.peak_memory;
   for (const int64_t seqlen : s.seqlens) {
-    // Tensors must be addressable, and twice (f32 while they are made).
+    // Tensors must be addressable, and twice (f32 while they are made); a head of them is also held in double, which is for the allocator to judge.
     int64_t bytes = 8;
     for (const int64_t n : {s.batch, std::max(seqlen, s.seqlen_q.value_or(0)), s.heads.q, s.head_dim}) {
       if (__builtin_mul_overflow(bytes, n, &bytes)) throw UsageError("--seqlen, --heads, --head-dim, --batch: the tensors do not fit the address space");
@@ -118,13 +118,13 @@ Table result_table(const BenchSettings& s, const std::vector<BenchRow>& rows) {
 std::string caption(const BenchSettings& s, const std::vector<BenchRow>& rows, const nlohmann::ordered_json& machine) {
   const std::string device = s.device.type == DeviceType::cpu ? fmt::format("{}, {} threads, {}", machine["cpu"].get<std::string>(), num_threads(), cpu_isa())
                                                               : machine["gpus"][static_cast<size_t>(s.device.index)]["name"].get<std::string>();
-  std::string text =
-      fmt::format("{}\nB={} H={}{} D={} N={}{}, {}, {}, inputs {}", device, s.batch, s.heads.q, s.heads.kv == s.heads.q ? "" : fmt::format("/{}", s.heads.kv),
-                  s.head_dim, fmt::format("{}", fmt::join(s.seqlens, ", ")), s.seqlen_q ? fmt::format(" (queries: {})", *s.seqlen_q) : "", dtype_text(s.dtype),
-                  s.causal                      ? "causal"
-                  : s.mask.left || s.mask.right ? "window"
-                                                : "non-causal",
-                  s.inputs->title);
+  std::string text = fmt::format("{}\nB={} H={}{} D={} N={}{}, {}, {}, inputs {} ({})", device, s.batch, s.heads.q,
+                                 s.heads.kv == s.heads.q ? "" : fmt::format("/{}", s.heads.kv), s.head_dim, fmt::format("{}", fmt::join(s.seqlens, ", ")),
+                                 s.seqlen_q ? fmt::format(" (queries: {})", *s.seqlen_q) : "", dtype_text(s.dtype),
+                                 s.causal                      ? "causal"
+                                 : s.mask.left || s.mask.right ? "window"
+                                                               : "non-causal",
+                                 s.inputs->name, s.inputs->title);
   int64_t least = INT64_MAX, most = 0;
   for (const BenchRow& row : rows) {
     if (!row.accuracy) continue;

@@ -44,9 +44,10 @@ void accumulate_f16(const ProductTerms& t, std::int64_t step, float* acc) {
 void accumulate_fp8(const ProductTerms& t, float* acc) {
   constexpr std::uint32_t kExponent = 0x7f800000u;
   std::vector<std::uint32_t> top(static_cast<std::size_t>(t.dim));
+  std::vector<std::uint32_t> keep(
+      top.size());  // 0 where NaN or Inf is among the products, which is handed on: it is no int. A mask, for the loops to be vector code
   std::vector<float> grid(top.size()), sum(top.size());
-  auto finite = [&](std::size_t d) { return top[d] < kExponent; };  // NaN or Inf among the products is handed on, and is no int
-  auto cut = [&](float x, std::size_t d) { return finite(d) ? static_cast<float>(static_cast<std::int32_t>(x * grid[d])) : 0.0f; };
+  auto cut = [&](float x, std::size_t d) { return static_cast<float>(static_cast<std::int32_t>(core::bits_f32(core::f32_bits(x * grid[d]) & keep[d]))); };
   for (std::int64_t i = 0; i < t.count;) {
     const std::int64_t end = step_end(t, i, 32);
     for (std::size_t d = 0; d < top.size(); ++d) top[d] = core::f32_bits(acc[d]) & 0x7fffffffu;
@@ -58,13 +59,14 @@ void accumulate_fp8(const ProductTerms& t, float* acc) {
     for (std::size_t d = 0; d < top.size(); ++d) {
       const std::uint32_t e = std::min(std::max(top[d] & kExponent, 14u << 23), 240u << 23);
       grid[d] = core::bits_f32((254u << 23) - e + (13u << 23));  // 1 / grid
+      keep[d] = top[d] < kExponent ? ~0u : 0u;
       sum[d] = cut(acc[d], d);
     }
     for (std::int64_t n = i; n < end; ++n) {
       const float *v = t.v + t.index[n] * t.dim, p = t.code[n];
       for (std::size_t d = 0; d < top.size(); ++d) sum[d] += cut(p * v[d], d);
     }
-    for (std::size_t d = 0; d < top.size(); ++d) acc[d] = finite(d) ? sum[d] / grid[d] : core::bits_f32(0x7fc00000u);
+    for (std::size_t d = 0; d < top.size(); ++d) acc[d] = keep[d] != 0 ? sum[d] / grid[d] : core::bits_f32(0x7fc00000u);
     i = end;
   }
 }

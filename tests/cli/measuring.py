@@ -146,9 +146,12 @@ class Bench(Case):
                 self.assertEqual([row["inputs"] for row in rows], [inputs] * 2)
                 self.assertLess(rows[0]["nrmse"], 0.005)
                 self.assertLess(rows[1]["nrmse"], 0.1)
-                self.assertIn("sinks" if inputs == "8" else "N(0,1)" if inputs == "1" else "", result.stdout)
+                self.assertIn({"1": "1 (N(0,1))", "8": "8 (4 sinks", "13": "13 (logit std 4)"}.get(inputs, "16-gap6-mean1 (gap 6"), result.stdout)
                 errors.append(rows[1]["nrmse"])
         self.assertEqual(len(set(errors)), 4)
+        result = chitu("bench", *common, "--inputs", "8", "--softmax-scale", "1e-6")  # the gap would take keys that fp16 does not hold
+        self.expect(result, 2)
+        self.assertIn("--softmax-scale", result.stderr)
         result = chitu("bench", *common, "--inputs", "99")
         self.expect(result, 2)
         for word in ("--inputs", "16-gap6-mean1", "99"):
@@ -169,7 +172,12 @@ class Bench(Case):
         self.assertLess(quantized["nrmse"], LIMITS["chitu_int8"])
 
     def test_failure_leaves_what_is_finished(self):
-        common = ("--method", "exact", "--heads", "1", "--head-dim", "256", "--repeats", "1", "--device", "cpu", "--quiet")
+        for inputs in ("1", "8"):
+            with self.subTest(inputs):
+                self.fail_for_lack_of_memory("--inputs", inputs)
+
+    def fail_for_lack_of_memory(self, *extra):
+        common = ("--method", "exact", "--heads", "1", "--head-dim", "256", "--repeats", "1", "--device", "cpu", "--quiet", *extra)
         result = chitu("bench", "--seqlen", "64,1048576Mi", *common, "--json", self.path("b.json"))
         self.expect(result, 1)
         self.assertIn("memory", result.stderr)
