@@ -310,7 +310,7 @@ void damage(Reader& r, Cache& c) {
   const std::int64_t x = r.number();
   switch (r.below(12)) {
     case 0:  // a truncated file, or one with something behind it
-      kv.bytes = static_cast<std::size_t>(r.below(2) == 0 ? x : static_cast<std::int64_t>(kv.bytes) - r.byte());
+      kv.bytes = r.below(2) == 0 ? static_cast<std::size_t>(x) : kv.bytes - r.byte();
       break;
     case 1:
       *fields[field % 5] = x;
