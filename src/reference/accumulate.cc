@@ -44,8 +44,8 @@ void accumulate_f16(const ProductTerms& t, std::int64_t step, float* acc) {
 void accumulate_fp8(const ProductTerms& t, float* acc) {
   constexpr std::uint32_t kExponent = 0x7f800000u;
   std::vector<std::uint32_t> top(static_cast<std::size_t>(t.dim));
-  std::vector<std::uint32_t> keep(
-      top.size());  // 0 where NaN or Inf is among the products, which is handed on: it is no int. A mask, for the loops to be vector code
+  // 0 where NaN or Inf, which are no int, is among the products: it is handed on. A mask and no branch: the loops are to be vector code.
+  std::vector<std::uint32_t> keep(top.size());
   std::vector<float> grid(top.size()), sum(top.size());
   auto cut = [&](float x, std::size_t d) { return static_cast<float>(static_cast<std::int32_t>(core::bits_f32(core::f32_bits(x * grid[d]) & keep[d]))); };
   for (std::int64_t i = 0; i < t.count;) {
